@@ -1,0 +1,2 @@
+.venv/bin/kumomori: pyproject.toml
+	echo placeholder

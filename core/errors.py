@@ -1,0 +1,40 @@
+"""Every error we raise on purpose, split by what the caller does next.
+
+* Error
+  - ConfigError        the operator must change something; printed as one line, exit 2, never retried
+  - Corrupt            the bytes break their format; the file or volume becomes a gap, the scan goes on
+  - Unsupported        a format or feature we know of but do not read; a gap that names it
+  - Encrypted          content that needs a key we do not have; a gap
+  - Unreadable         the source failed to give its bytes (I/O error, cut short); a gap
+  - LimitExceeded      a bound on time, memory, depth or count was reached; a gap
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Root of the tree; `str()` is one line meant for a person."""
+
+
+class ConfigError(Error):
+    """The operator must change a setting, a path or a rule file."""
+
+
+class Corrupt(Error):
+    """The bytes break the format they claim to have."""
+
+
+class Unsupported(Error):
+    """A known format or feature that this version does not read."""
+
+
+class Encrypted(Error):
+    """The content is encrypted and no key is at hand."""
+
+
+class Unreadable(Error):
+    """The block source failed: an I/O error, or bytes that are not there."""
+
+
+class LimitExceeded(Error):
+    """A bound that protects the scanner was reached."""

@@ -1,0 +1,40 @@
+"""What a filesystem reader is. Each format is one module (or one folder) here and one entry in `FILESYSTEMS`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from core.blocks import BlockSource
+from core.files import FileEntry
+from core.findings import Gap
+
+
+class Filesystem(Protocol):
+    """One opened filesystem.
+
+    `index` reads all metadata once and returns how many inodes there are. After that `files(start, stop)` yields, for
+    the inodes of that range in the order best for the disk, one `FileEntry` per name (hard links follow each other) and
+    a `Gap` for what it could not make an entry of. It may be called again, in any order, in a forked process, too.
+    `gaps` holds what opening and indexing could not look at.
+    """
+
+    kind: str
+    label: str
+    uuid: str
+    gaps: list[Gap]
+
+    def index(self) -> int: ...
+    def files(self, start: int, stop: int) -> Iterator[FileEntry | Gap]: ...
+
+
+class Reader(Protocol):
+    """How a format is found and opened. `probe` looks at a few KiB and never raises but `Unreadable`."""
+
+    name: str
+
+    def probe(self, source: BlockSource) -> bool: ...
+    def open(self, source: BlockSource, volume: int) -> Filesystem: ...
+
+
+Readers = Sequence[Reader]
