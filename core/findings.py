@@ -116,7 +116,12 @@ class Finding:
     def fingerprint(self, volume_id: str) -> str:
         """64 hex digits, the same for every scan of one machine; `volume_id` is the filesystem's UUID or its index."""
         digest = hashlib.sha256()
-        for part in (self.rule.id.encode(), volume_id.encode(), self.where.path, self.subject.encode("utf-8", "surrogatepass")):
+        for part in (
+            self.rule.id.encode(),
+            volume_id.encode(),
+            self.where.path,
+            self.subject.encode("utf-8", "surrogatepass"),
+        ):
             digest.update(len(part).to_bytes(8, "big") + part)
         return digest.hexdigest()
 
