@@ -19,11 +19,14 @@ class Filesystem(Protocol):
     `gaps` holds what opening and indexing could not look at.
     """
 
-    kind: str
-    label: str
-    uuid: str
     gaps: list[Gap]
 
+    @property
+    def kind(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def uuid(self) -> str: ...
     def index(self) -> int: ...
     def files(self, start: int, stop: int) -> Iterator[FileEntry | Gap]: ...
 
