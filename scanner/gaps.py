@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from core.errors import Corrupt, Encrypted, Error, LimitExceeded, Unreadable, Unsupported
-from core.findings import GapReason
+from core.findings import Gap, GapReason, InFile, InVolume, Location
 
 _REASONS: tuple[tuple[type[Error], GapReason], ...] = (
     (Encrypted, GapReason.ENCRYPTED),
@@ -17,3 +19,31 @@ _REASONS: tuple[tuple[type[Error], GapReason], ...] = (
 def reason_of(error: Error) -> GapReason:
     """The reason under which `error` is reported."""
     return next((reason for kind, reason in _REASONS if isinstance(error, kind)), GapReason.CORRUPT)
+
+
+class GapLog:
+    """Gaps as they come, bounded: a hostile disk can hold millions of broken files.
+
+    At most `limit` gaps are kept for each place (disk, volume, machine) and reason; the others are only counted and come
+    out as one `Gap` with their number.
+    """
+
+    def __init__(self, limit: int = 1000) -> None:
+        self._limit = limit
+        self._kept: list[Gap] = []
+        self._seen: dict[tuple[Location, GapReason], int] = {}
+        self._dropped: dict[tuple[Location, GapReason], int] = {}
+
+    def add(self, gap: Gap) -> None:
+        place = InVolume(gap.where.volume) if isinstance(gap.where, InFile) else gap.where
+        key = (place, gap.reason)
+        seen = self._seen[key] = self._seen.get(key, 0) + 1
+        if seen <= self._limit:
+            self._kept.append(gap)
+        else:
+            self._dropped[key] = self._dropped.get(key, 0) + gap.count
+
+    def __iter__(self) -> Iterator[Gap]:
+        yield from self._kept
+        for (place, reason), count in self._dropped.items():
+            yield Gap(place, reason, f"{count:,} more of this kind, not listed one by one", count)

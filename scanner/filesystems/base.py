@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from core.blocks import BlockSource
@@ -19,8 +19,8 @@ class Filesystem(Protocol):
     `gaps` holds what opening and indexing could not look at.
     """
 
-    gaps: list[Gap]
-
+    @property
+    def gaps(self) -> Iterable[Gap]: ...
     @property
     def kind(self) -> str: ...
     @property

@@ -24,12 +24,13 @@ from scanner.filesystems.ext.mapping import block_runs, read_block
 from scanner.filesystems.ext.names import MAX_DEPTH, MAX_NAMES, Names
 from scanner.filesystems.ext.superblock import INCOMPAT_READ, INCOMPAT_RECOVER, read_superblock
 from scanner.filesystems.stream import Run, RunStream
-from scanner.gaps import reason_of
+from scanner.gaps import GapLog, reason_of
 
 _ROOT: Final = 2
 _LOST: Final = 0xFFFFFFFF  # a made-up inode number: the directory of all that has no name
 LOST_DIRECTORY: Final = b"$OrphanFiles"
 _WINDOW_BYTES: Final = 1 << 16
+_TABLE_BYTES: Final = 1 << 20
 
 # What one byte per inode slot says: the file type (mode >> 12), and
 _NAMED: Final = 0x20
@@ -92,7 +93,7 @@ class ExtFilesystem:
 
     def __init__(self, source: BlockSource, volume: int) -> None:
         self.volume = volume
-        self.gaps: list[Gap] = []
+        self.gaps = GapLog()
         self._source = source
         self._sb = read_superblock(source)
         self._check_size()
@@ -119,7 +120,7 @@ class ExtFilesystem:
     # opening
 
     def _gap(self, reason: GapReason, detail: str) -> None:
-        self.gaps.append(Gap(InVolume(self.volume), reason, detail))
+        self.gaps.add(Gap(InVolume(self.volume), reason, detail))
 
     def _check_size(self) -> None:
         sb = self._sb
@@ -236,8 +237,11 @@ class ExtFilesystem:
 
     def index(self) -> int:
         """Read all directories and inode tables. Raises only `LimitExceeded`; all else that is wrong lands in `gaps`."""
-        for group in self._groups:
-            self._read_table(group)
+        for number in range(self._sb.groups):
+            try:
+                self._read_table(self._groups[number])
+            except (Corrupt, Unreadable, LimitExceeded) as error:
+                self._gap(reason_of(error), f"the inodes of block group {number}: {error}")
         self._names.add_directory(_ROOT, -1)
         if self._slot(_ROOT) & 0xF != stat.S_IFDIR >> 12:
             self._gap(GapReason.CORRUPT, "the root inode is not a directory")
@@ -260,23 +264,32 @@ class ExtFilesystem:
         bitmap = bytes(self._source.read(group.inode_bitmap * sb.block_bytes, sb.inodes_per_group // 8))
         if not sb.counts_unused_inodes:
             used = min(used, len(bitmap.rstrip(b"\0")) * 8)
-        if not used:
-            return
-        raw = self._source.read(group.inode_table * sb.block_bytes, used * sb.inode_bytes)
-        if len(raw) < used * sb.inode_bytes:
-            self._gap(GapReason.UNREADABLE, f"the volume ends inside the inode table of block group {group.number}")
-            raw = raw[: len(raw) - len(raw) % sb.inode_bytes]
+        if used:
+            self._slots[group.number] = self._slots_of(group, used, bitmap)
+
+    def _slots_of(self, group: Group, used: int, bitmap: bytes) -> bytearray:
+        sb = self._sb
         record = struct.Struct(f"<H18xI2xH4xI{sb.inode_bytes - 36}x")
-        slots = bytearray(len(raw) // sb.inode_bytes)
-        for slot, (mode, deleted_at, links, flags) in enumerate(record.iter_unpack(raw)):
-            if not mode:
-                continue
-            if links:
-                slots[slot] = mode >> 12 | (_ATTRIBUTE if flags & EA_INODE else 0)
-            elif deleted_at <= sb.inodes and slot // 8 < len(bitmap) and bitmap[slot // 8] >> slot % 8 & 1:
-                # allocated without a link: open when the snapshot was taken; `deleted_at` chains these, or is 0
-                slots[slot] = mode >> 12 | _UNLINKED
-        self._slots[group.number] = slots
+        at = group.inode_table * sb.block_bytes
+        end = at + used * sb.inode_bytes
+        slots = bytearray()
+        while at < end:
+            raw = self._source.read(at, min(_TABLE_BYTES, end - at))
+            at += _TABLE_BYTES
+            if len(raw) % sb.inode_bytes or not raw:
+                self._gap(GapReason.UNREADABLE, f"the volume ends inside the inode table of block group {group.number}")
+                raw = raw[: len(raw) - len(raw) % sb.inode_bytes]
+                end = 0
+            for mode, deleted_at, links, flags in record.iter_unpack(raw):
+                slot = len(slots)
+                if links:
+                    slots.append(mode >> 12 | (_ATTRIBUTE if flags & EA_INODE else 0))
+                elif mode and deleted_at <= sb.inodes and slot // 8 < len(bitmap) and bitmap[slot // 8] >> slot % 8 & 1:
+                    # allocated without a link: open when the snapshot was taken; `deleted_at` chains these, or is 0
+                    slots.append(mode >> 12 | _UNLINKED)
+                else:
+                    slots.append(0)
+        return slots
 
     def _slot(self, number: int) -> int:
         which, slot = divmod(number - 1, self._sb.inodes_per_group)
@@ -347,7 +360,7 @@ class ExtFilesystem:
                             problem("a name holds a slash or NUL, or is empty")
                         yield child, name
         except (Corrupt, Unreadable, LimitExceeded) as error:
-            self.gaps.append(Gap(InVolume(self.volume), reason_of(error), f"directory inode {number}: {error}"))
+            self.gaps.add(Gap(InVolume(self.volume), reason_of(error), f"directory inode {number}: {error}"))
 
     def _directory_areas(self, inode: Inode, problem: directory.Problem) -> Iterator[bytes]:
         sb = self._sb

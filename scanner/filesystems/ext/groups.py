@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.blocks import BlockSource
@@ -34,9 +33,6 @@ class Groups:
         self._sb = sb
         self._per_block = sb.block_bytes // sb.descriptor_bytes
         self._cache: dict[int, bytes] = {}
-
-    def __iter__(self) -> Iterator[Group]:
-        return (self[number] for number in range(self._sb.groups))
 
     def __getitem__(self, number: int) -> Group:
         sb = self._sb

@@ -233,7 +233,7 @@ class Journal:
         """Whether the area behind the log begins with a fast commit on top of the last full one."""
         block = self._read(self._last)
         tag, _length, _features, number = struct.unpack_from("<HHII", block)
-        return tag == _FAST_COMMIT_HEAD and number == sequence
+        return bool(tag == _FAST_COMMIT_HEAD and number == sequence)
 
     def _next(self, at: int) -> int:
         return at + 1 if at + 1 < self._last else self._first
