@@ -1,1 +1,1 @@
-""""""
+"""The `kumomori` command: the only place that may import every program."""

@@ -24,22 +24,24 @@ def reason_of(error: Error) -> GapReason:
 class GapLog:
     """Gaps as they come, bounded: a hostile disk can hold millions of broken files.
 
-    At most `limit` gaps are kept for each place (disk, volume, machine) and reason; the others are only counted and come
+    The same gap is kept once. At most `limit` gaps are kept for each place (disk, volume, machine) and reason; the others are only counted and come
     out as one `Gap` with their number.
     """
 
     def __init__(self, limit: int = 1000) -> None:
         self._limit = limit
-        self._kept: list[Gap] = []
+        self._kept: dict[Gap, None] = {}
         self._seen: dict[tuple[Location, GapReason], int] = {}
         self._dropped: dict[tuple[Location, GapReason], int] = {}
 
     def add(self, gap: Gap) -> None:
         place = InVolume(gap.where.volume) if isinstance(gap.where, InFile) else gap.where
         key = (place, gap.reason)
+        if gap in self._kept:
+            return
         seen = self._seen[key] = self._seen.get(key, 0) + 1
         if seen <= self._limit:
-            self._kept.append(gap)
+            self._kept[gap] = None
         else:
             self._dropped[key] = self._dropped.get(key, 0) + gap.count
 

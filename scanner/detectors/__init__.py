@@ -1,1 +1,44 @@
-""""""
+"""One file per detector, and the one list of them. Adding one: docs/adding-a-detector.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yara
+
+from core.findings import Detector
+from scanner.detectors.authorized_keys import AuthorizedKeys
+from scanner.detectors.deleted_executable import DeletedExecutable
+from scanner.detectors.empty_password import EmptyPassword
+from scanner.detectors.ld_preload import LdPreload
+from scanner.detectors.malware import Malware
+from scanner.detectors.second_root import SecondRoot
+from scanner.detectors.writable_cron import WritableCron
+from scanner.detectors.writable_systemd_unit import WritableSystemdUnit
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """`rules` come from `malware.compile_rules`. `file_timeout_seconds` is for one file and one detector."""
+
+    rules: yara.Rules
+    max_file_bytes: int = 256 << 20
+    file_timeout_seconds: int = 60
+
+
+def make_detectors(options: DetectorOptions) -> tuple[Detector, ...]:
+    """Every detector, in the order in which a file meets them."""
+    return (
+        Malware(
+            options.rules,
+            max_file_bytes=options.max_file_bytes,
+            timeout_seconds=options.file_timeout_seconds,
+        ),
+        AuthorizedKeys(),
+        DeletedExecutable(),
+        EmptyPassword(),
+        LdPreload(),
+        SecondRoot(),
+        WritableCron(),
+        WritableSystemdUnit(),
+    )

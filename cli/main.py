@@ -1,0 +1,48 @@
+"""`kumomori`: one command for all programs. Each sub-command parses, calls one function, prints, and exits."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+from typer import Exit, Option, Typer
+
+from cli import listing, scan
+from core.errors import ConfigError
+
+app = Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(scan.app, name="scan")
+app.command("ls")(listing.ls)
+app.command("cat")(listing.cat)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"kumomori {version('kumomori')}\n")
+        raise Exit
+
+
+@app.callback()
+def _root(
+    _wanted: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Kumomori scans disks of cloud and on-prem machines for what is wrong in them, without mounting them."""
+
+
+def main() -> None:
+    """Entry point. Exit codes are told by each command's --help; 2 always means that it could not start."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the parser processes are ended, too
+    try:
+        app()
+    except ConfigError as error:
+        sys.stderr.write(f"kumomori: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("kumomori: stopped\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        # whoever read our output has seen enough, `| head` for one
+        sys.stderr.close()
+        sys.exit(141)

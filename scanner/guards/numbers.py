@@ -1,0 +1,103 @@
+"""System call numbers of the calls that a locked parser may make, and of two that the guards need.
+
+From the kernel's own tables: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# name: (x86_64, aarch64); None where the architecture has no such call
+_TABLE: Final[dict[str, tuple[int, int | None]]] = {
+    "alarm": (37, None),
+    "brk": (12, 214),
+    "clock_getres": (229, 114),
+    "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "close": (3, 57),
+    "close_range": (436, 436),
+    "dup": (32, 23),
+    "dup2": (33, None),
+    "dup3": (292, 24),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+    "fadvise64": (221, 223),
+    "fcntl": (72, 25),
+    "fstat": (5, 80),
+    "futex": (202, 98),
+    "getcpu": (309, 168),
+    "getegid": (108, 177),
+    "geteuid": (107, 175),
+    "getgid": (104, 176),
+    "getitimer": (36, 102),
+    "getpeername": (52, 205),
+    "getpid": (39, 172),
+    "getppid": (110, 173),
+    "getrandom": (318, 278),
+    "getrusage": (98, 165),
+    "getsockname": (51, 204),
+    "getsockopt": (55, 209),
+    "gettid": (186, 178),
+    "gettimeofday": (96, 169),
+    "getuid": (102, 174),
+    "ioctl": (16, 29),
+    "lseek": (8, 62),
+    "madvise": (28, 233),
+    "membarrier": (324, 283),
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+    "mremap": (25, 216),
+    "munmap": (11, 215),
+    "nanosleep": (35, 101),
+    "newfstatat": (262, 79),
+    "pause": (34, None),
+    "pipe": (22, None),
+    "pipe2": (293, 59),
+    "poll": (7, None),
+    "ppoll": (271, 73),
+    "prctl": (157, 167),
+    "pread64": (17, 67),
+    "preadv": (295, 69),
+    "preadv2": (327, 286),
+    "prlimit64": (302, 261),
+    "pselect6": (270, 72),
+    "read": (0, 63),
+    "readv": (19, 65),
+    "recvfrom": (45, 207),
+    "recvmsg": (47, 212),
+    "restart_syscall": (219, 128),
+    "rseq": (334, 293),
+    "rt_sigaction": (13, 134),
+    "rt_sigpending": (127, 136),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "rt_sigsuspend": (130, 133),
+    "rt_sigtimedwait": (128, 137),
+    "sched_getaffinity": (204, 123),
+    "sched_yield": (24, 124),
+    "seccomp": (317, 277),
+    "select": (23, None),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
+    "set_robust_list": (273, 99),
+    "set_tid_address": (218, 96),
+    "setitimer": (38, 103),
+    "shutdown": (48, 210),
+    "sigaltstack": (131, 132),
+    "sysinfo": (99, 179),
+    "time": (201, None),
+    "times": (100, 153),
+    "wait4": (61, 260),
+    "waitid": (247, 95),
+    "write": (1, 64),
+    "writev": (20, 66),
+}
+MACHINES: Final = ("x86_64", "aarch64")
+
+
+def numbers(machine: str) -> dict[str, int]:
+    """Name to number for one of `MACHINES`. Raises `ValueError` for any other."""
+    column = MACHINES.index(machine)
+    return {name: found for name, row in _TABLE.items() if (found := row[column]) is not None}

@@ -1,0 +1,218 @@
+"""The result of one scan: what was looked at, what was found, and what could not be looked at.
+
+`Report` is the one document behind every output format in `scanner.reports`. It is sorted when it is made, so that two
+scans of one disk give the same report whatever order the worker processes answered in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from core.findings import Finding, Gap, GapReason, InFile, InVolume, Location, Machine, OnDisk, Rule
+from core.text import printable
+
+Result = Literal["clean", "findings", "gaps"]
+FindingKey = tuple[int, int, bytes, str, str]
+GapKey = tuple[int, int, bytes, str, str, int]
+
+EXIT_CODES: Mapping[Result, int] = {"clean": 0, "findings": 1, "gaps": 3}
+GAPS_LISTED = 1000
+
+
+@dataclass(frozen=True)
+class VolumeReport:
+    """One volume: where it is and what was in it.
+
+    `disk` is the place on the command line (from 0), `kind` how the volume was found (`gpt`, `mbr`, `whole`, ...),
+    `filesystem` is None if there is none that we read. `files` counts names looked at, `bytes` their sizes added up.
+    `start` and `length` are bytes on the disk.
+    """
+
+    index: int
+    disk: int
+    kind: str
+    filesystem: str | None
+    label: str
+    uuid: str
+    files: int
+    bytes: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Totals of the scan: names looked at, the sizes of the disks, bytes read from them, processor and clock time."""
+
+    files: int
+    bytes_total: int
+    bytes_read: int
+    cpu_seconds: float
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """One protection of the process that parses the disk. `detail` says why it is not active, when it is not."""
+
+    name: str
+    active: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """What was searched for: `digest` names the set (hex digits), `count` is the number of rules."""
+
+    digest: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """One scan of one machine. `target` names its disks as the operator gave them; `started` has a time zone.
+
+    Raises `ValueError` if `started` has none.
+    """
+
+    target: tuple[str, ...]
+    volumes: tuple[VolumeReport, ...]
+    findings: tuple[Finding, ...]
+    gaps: tuple[Gap, ...]
+    accepted: frozenset[GapReason]
+    stats: Stats
+    guards: tuple[GuardReport, ...]
+    started: datetime
+    version: str
+    rules: RuleSet
+
+    def __post_init__(self) -> None:
+        if self.started.utcoffset() is None:
+            raise ValueError("the start of a scan has a time zone")
+        # `object.__setattr__` is how a frozen dataclass settles its own fields
+        object.__setattr__(self, "volumes", tuple(sorted(self.volumes, key=lambda volume: volume.index)))
+        object.__setattr__(self, "findings", tuple(sorted(self.findings, key=finding_order)))
+        object.__setattr__(self, "gaps", tuple(sorted(self.gaps, key=gap_order)))
+
+    @property
+    def open_gaps(self) -> tuple[Gap, ...]:
+        """The gaps that the operator did not accept."""
+        return tuple(gap for gap in self.gaps if gap.reason not in self.accepted)
+
+    @property
+    def gap_count(self) -> int:
+        """How many things were not looked at, accepted or not."""
+        return sum(gap.count for gap in self.gaps)
+
+    @property
+    def result(self) -> Result:
+        """`findings` if there is one, else `gaps` if there is one that was not accepted, else `clean`."""
+        if self.findings:
+            return "findings"
+        return "gaps" if self.open_gaps else "clean"
+
+    @property
+    def exit_code(self) -> int:
+        """0 clean, 1 findings, 3 gaps only. 2, could not start, is told by an error and never has a report."""
+        return EXIT_CODES[self.result]
+
+    @property
+    def ended(self) -> datetime:
+        return self.started + timedelta(seconds=self.stats.wall_seconds)
+
+    def volume_ids(self) -> dict[int, str]:
+        """For each volume in the report a name that outlives reordered disks: the filesystem's UUID if it has one.
+
+        Cloned volumes share a UUID; the second gets its index appended. UUIDs are read from the disk, so they are made
+        printable, and one that imitates another volume's name is told apart in the same way.
+        """
+        ids: dict[int, str] = {}
+        taken: set[str] = set()
+        for volume in self.volumes:
+            name = printable(volume.uuid) or f"volume-{volume.index}"
+            while name in taken:
+                name = f"{name}/{volume.index}"
+            taken.add(name)
+            ids[volume.index] = name
+        return ids
+
+    def fingerprints(self) -> list[str]:
+        """`Finding.fingerprint` of each finding, in the order of `findings`."""
+        ids = self.volume_ids()
+        return [
+            finding.fingerprint(ids.get(finding.where.volume, f"volume-{finding.where.volume}"))
+            for finding in self.findings
+        ]
+
+    def rules_found(self) -> list[Rule]:
+        """The rules that have a finding, each once by its id, the most severe first."""
+        found: dict[str, Rule] = {}
+        for finding in self.findings:
+            found.setdefault(finding.rule.id, finding.rule)
+        return list(found.values())
+
+
+def finding_order(finding: Finding) -> FindingKey:
+    """Most severe first, then by volume, path, rule and subject."""
+    where = finding.where
+    return (-finding.rule.severity.rank, where.volume, where.path, finding.rule.id, finding.subject)
+
+
+def gap_order(gap: Gap) -> GapKey:
+    """The machine, then disks, then volumes, each with its files by path; then by reason."""
+    place, number = _place(gap.where)
+    path = gap.where.path if isinstance(gap.where, InFile) else b""
+    return (place, number, path, gap.reason.value, gap.detail, gap.count)
+
+
+def collapse(gaps: Iterable[Gap], limit: int = GAPS_LISTED) -> tuple[Gap, ...]:
+    """At most `limit` gaps for each volume (or disk) and reason; the rest of each become one `Gap` with their `count`.
+
+    A hostile disk can hold millions of broken files: no more than twice `limit` gaps of one kind are held at once. Those
+    that stay are the first by `gap_order`, so the order in which they come does not matter. Raises `ValueError` if
+    `limit` is less than 1.
+    """
+    if limit < 1:
+        raise ValueError("at least one gap of each kind is listed")
+    listed: dict[tuple[int, int, GapReason], list[Gap]] = {}
+    dropped: dict[tuple[int, int, GapReason], int] = {}
+    for gap in gaps:
+        key = (*_place(gap.where), gap.reason)
+        kind = listed.setdefault(key, [])
+        kind.append(gap)
+        if len(kind) > 2 * limit:
+            dropped[key] = dropped.get(key, 0) + _trim(kind, limit)
+    result: list[Gap] = []
+    for key, kind in listed.items():
+        rest = dropped.get(key, 0) + _trim(kind, limit)
+        result += kind
+        if rest:
+            result.append(
+                Gap(_parent(kind[0].where), key[2], f"{rest:,} more of this kind, not listed one by one", rest)
+            )
+    return tuple(sorted(result, key=gap_order))
+
+
+def _trim(kind: list[Gap], limit: int) -> int:
+    """Sort `kind` and cut it to `limit`; returns how many things the cut-off gaps stood for."""
+    kind.sort(key=gap_order)
+    count = sum(gap.count for gap in kind[limit:])
+    del kind[limit:]
+    return count
+
+
+def _place(where: Location) -> tuple[int, int]:
+    match where:
+        case Machine():
+            return (0, 0)
+        case OnDisk(disk):
+            return (1, disk)
+        case InVolume(volume) | InFile(volume):
+            return (2, volume)
+
+
+def _parent(where: Location) -> Location:
+    return InVolume(where.volume) if isinstance(where, InFile) else where

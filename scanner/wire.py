@@ -1,0 +1,175 @@
+"""What parser and parent say to each other: frames on a socket, and findings and gaps as JSON.
+
+A frame is one kind byte (`J` JSON, `D` data), four bytes of length, big endian, and the body. The parent believes nothing:
+whatever a frame holds that is not of the agreed shape is a `WireError`, and the parser is ended.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+from core.errors import Error
+from core.findings import Finding, Gap, GapReason, InFile, InVolume, Location, Machine, OnDisk, Rule, Severity
+
+MAX_FRAME_BYTES: Final = 64 << 20
+_HEAD: Final = struct.Struct(">cI")
+Message = dict[str, Any]
+
+
+class WireError(Error):
+    """The other side broke the protocol."""
+
+
+class Closed(Error):
+    """The other side is gone."""
+
+
+def dump(message: Mapping[str, object]) -> bytes:
+    """JSON that survives any text, lone surrogates included."""
+    return json.dumps(message, separators=(",", ":")).encode("ascii")
+
+
+def frame(kind: bytes, body: bytes) -> bytes:
+    return _HEAD.pack(kind, len(body)) + body
+
+
+class FrameReader:
+    """Cuts a byte stream into frames; feed it what comes."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next(self) -> tuple[bytes, bytes] | None:
+        """(kind, body), or None if no whole frame is there yet. Raises `WireError`."""
+        if len(self._buffer) < _HEAD.size:
+            return None
+        kind, length = _HEAD.unpack_from(self._buffer)
+        if kind not in {b"J", b"D"} or length > MAX_FRAME_BYTES:
+            raise WireError("a frame of an unknown kind or impossible length")
+        end = _HEAD.size + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_HEAD.size : end])
+        del self._buffer[:end]
+        return kind, body
+
+
+def receive(connection: socket.socket, reader: FrameReader) -> tuple[bytes, bytes]:
+    """The next frame, waiting for it. Raises `Closed`, `WireError`."""
+    while (found := reader.next()) is None:
+        data = connection.recv(1 << 16)
+        if not data:
+            raise Closed("the other side closed the connection")
+        reader.feed(data)
+    return found
+
+
+def load(body: bytes) -> Message:
+    """Raises `WireError` for anything but a JSON object with text keys."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise WireError("a frame that is not JSON") from error
+    if not isinstance(message, dict):
+        raise WireError("a frame that is not an object")
+    return message
+
+
+def path_out(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def path_in(value: object) -> bytes:
+    try:
+        return text_in(value).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise WireError("a path that no bytes give") from error
+
+
+def text_in(value: object, most: int = 1 << 20) -> str:
+    if not isinstance(value, str) or len(value) > most:
+        raise WireError("text was expected")
+    return value
+
+
+def int_in(value: object, most: int = 1 << 64) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise WireError("a number was expected")
+    return value
+
+
+def _where_out(where: Location) -> list[object]:
+    match where:
+        case Machine():
+            return ["machine"]
+        case OnDisk(disk):
+            return ["disk", disk]
+        case InVolume(volume):
+            return ["volume", volume]
+        case InFile(volume, path):
+            return ["file", volume, path_out(path)]
+
+
+def _where_in(value: object) -> Location:
+    match value:
+        case ["machine"]:
+            return Machine()
+        case ["disk", disk]:
+            return OnDisk(int_in(disk))
+        case ["volume", volume]:
+            return InVolume(int_in(volume))
+        case ["file", volume, path]:
+            return InFile(int_in(volume), path_in(path))
+    raise WireError("a location of an unknown kind")
+
+
+def gap_out(gap: Gap) -> Message:
+    return {"where": _where_out(gap.where), "reason": gap.reason.value, "detail": gap.detail, "count": gap.count}
+
+
+def gap_in(value: object) -> Gap:
+    match value:
+        case {"where": where, "reason": reason, "detail": detail, "count": count}:
+            try:
+                known = GapReason(reason)
+            except ValueError as error:
+                raise WireError("a gap of an unknown reason") from error
+            return Gap(_where_in(where), known, text_in(detail), max(1, int_in(count)))
+    raise WireError("a gap was expected")
+
+
+def finding_out(finding: Finding) -> Message:
+    rule = finding.rule
+    return {
+        "rule": [rule.id, rule.title, rule.severity.value, rule.remedy],
+        "where": _where_out(finding.where),
+        "subject": finding.subject,
+        "evidence": dict(finding.evidence),
+    }
+
+
+def finding_in(value: object) -> Finding:
+    match value:
+        case {
+            "rule": [rule_id, title, severity, remedy],
+            "where": where,
+            "subject": subject,
+            "evidence": dict(evidence),
+        }:
+            try:
+                known = Severity(severity)
+            except ValueError as error:
+                raise WireError("a finding of an unknown severity") from error
+            place = _where_in(where)
+            if not isinstance(place, InFile):
+                raise WireError("a finding outside any file")
+            rule = Rule(text_in(rule_id, 1000), text_in(title), known, text_in(remedy))
+            return Finding(rule, place, text_in(subject), evidence)
+    raise WireError("a finding was expected")
