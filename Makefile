@@ -1,2 +1,69 @@
-.venv/bin/kumomori: pyproject.toml
-	echo placeholder
+# Everything happens in .venv; nothing is installed elsewhere but Debian packages for the tests (scripts/system-packages.sh).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test test-fast check bench soak lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+VAR := var
+COMPILE := --quiet --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe --strip-extras --all-build-deps
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Kumomori needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "Python cannot make a virtual environment: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+.venv/cli: .venv/created requirements/cli.txt pyproject.toml
+	@echo "Installing Kumomori into .venv …"
+	@$(PIP_INSTALL) --require-hashes -r requirements/cli.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev: .venv/cli requirements/dev.txt
+	@echo "Installing what the checks and tests need into .venv …"
+	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+setup: .venv/cli ## .venv with the kumomori command
+
+setup-dev: .venv/dev ## … and with what checks and tests need
+
+run: setup ## build a small demo disk and scan it
+	@mkdir -p $(VAR)
+	@$(BIN)/python -m demo.disk $(VAR)/demo.img
+	@echo; echo "$$ kumomori scan image $(VAR)/demo.img"; echo
+	@$(BIN)/kumomori scan image $(VAR)/demo.img || test $$? -eq 1
+
+check: setup-dev ## format, lint, types, import rules
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary --python-version 3.10 core
+	@$(BIN)/lint-imports --no-timing >/dev/null || $(BIN)/lint-imports
+
+test: check ## checks and the whole suite
+	@scripts/system-packages.sh
+	@$(BIN)/pytest -n 2 --dist worksteal --quiet
+
+test-fast: setup-dev ## the tests that take seconds
+	@$(BIN)/pytest -n 2 --dist worksteal --quiet -m "not slow"
+
+bench: setup-dev ## measure what the README claims; writes docs/bench.md
+	@scripts/system-packages.sh
+	@$(BIN)/python -m bench
+
+soak: setup-dev ## the long tests in full; writes docs/soak.md
+	@scripts/system-packages.sh
+	@KUMOMORI_SOAK=1 $(BIN)/pytest tests/soak --quiet --timeout 0
+
+lock: setup-dev ## renew requirements/*.txt from pyproject.toml
+	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra cli --output-file requirements/cli.txt pyproject.toml
+	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra cli --extra dev --output-file requirements/dev.txt pyproject.toml
+
+clean: ## remove what make made
+	@rm -rf .venv $(VAR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -25,7 +25,7 @@ rule reverse_shell_netcat
         severity = "high"
         remedy = "Cut the connection to the address it names, find what starts it, and treat the host as broken into."
     strings:
-        $fifo = /mkfifo[ \t]{1,4}[^\s;|&]{1,60}[^\n]{1,80}\/?(ba|da|z|k)?sh[ \t]{1,4}-i?[ \t]{0,2}[^\n]{0,40}\|[ \t]{0,4}[a-z\/]{0,20}(nc|ncat|netcat|telnet|openssl)[ \t]/
+        $fifo = /mkfifo[ \t][^\n]{1,120}sh[ \t]{1,4}-i?[^\n]{0,40}\|[ \t]{0,4}[a-z\/]{0,20}(nc|ncat|netcat|telnet|openssl)[ \t]/
         $nc = /\b(nc|ncat|netcat|nc\.traditional)[ \t]{1,4}(-[a-z0-9]{1,8}[ \t]{1,4}){0,4}[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}[ \t]{1,4}[0-9]{1,5}[ \t]{1,4}(-[a-z]{0,4}[ec]|--exec|--sh-exec)[ \t"']{1,4}(\/bin\/|\/usr\/bin\/)?(ba|da|z|k)?sh/
         $nc_first = /\b(nc|ncat|netcat|nc\.traditional)[ \t]{1,4}(-[a-z0-9]{1,8}[ \t]{1,4}){0,4}(-[a-z]{0,4}[ec]|--exec|--sh-exec)[ \t"']{1,4}(\/bin\/|\/usr\/bin\/)(ba|da|z|k)?sh[ \t"']{1,4}[^ \t\r\n]{4,60}[ \t]{1,4}[0-9]{1,5}/
         $socat = /socat[ \t][^\n]{0,120}exec:["']{0,2}(\/bin\/|\/usr\/bin\/)?(ba|da|z|k)?sh[^\n]{0,40},pty[^\n]{0,60}/ nocase
@@ -63,14 +63,16 @@ rule reverse_shell_script
         $lua_shell = /require\([ \t]?["']socket["'][^\n]{0,160}os\.execute\(["'](\/bin\/|\/usr\/bin\/)?(ba|da|z|k)?sh -i/
         $node = /net\.(connect|createConnection|Socket)[^;]{0,400}\.pipe\([ \t]?sh\.stdin/
         $node_spawn = /spawn\([ \t]?["'](\/bin\/|\/usr\/bin\/)?(ba|da|z|k)?sh["'][^;]{0,40}\)[^\n]{0,300}\.pipe\([a-z]{1,12}\.stdin\)/
-        $awk = /\/inet\/tcp\/0\/[^ \t\r\n"]{4,80}[^\n]{0,160}\|&[ \t]{0,4}getline/
+        // commands are read from the connection, run, and their output is sent back; a plain client does not do the second
+        $awk_net = /\/inet\/(tcp|udp)\/0\//
+        $awk_run = /while[ (]{1,4}[a-z]{1,8}[ \t]?\|&[ \t]?getline[ \t]?\)?[ \t]?>[ \t]?0[ \t]?\)?[^\n]{0,40}print[ \t]{1,2}\$0[ \t]?\|&/
         $powershell = /Net\.Sockets\.TCPClient\([^\n]{4,160}GetStream\(\)[^\n]{0,600}(iex|Invoke-Expression)[ \t(]/ nocase
     condition:
         filesize < 1MB and
         (
             ($python_connect and $python_run and any of ($python_dup*)) or
-            all of ($perl_file*) or all of ($php_file*) or
-            any of ($perl, $perl_io, $php, $php_backtick, $ruby*, $lua*, $node*, $awk, $powershell)
+            all of ($perl_file*) or all of ($php_file*) or all of ($awk*) or
+            any of ($perl, $perl_io, $php, $php_backtick, $ruby*, $lua*, $node*, $powershell)
         )
 }
 

@@ -36,7 +36,7 @@ def lock_down(limits: Limits, *, parent_pid: int) -> tuple[Guard, ...]:
     """Put every guard on, for good, and tell which are active. Never raises for a guard that the system lacks.
 
     Call it once, after all imports, before the first hostile byte and before any thread starts. Exits the process if
-    `parent_pid` is not its parent any more. Afterwards importing, opening any path, `os.kill`, `os.getcwd`,
+    `parent_pid` is not its parent any more. Afterwards importing, opening any path, `os.kill`, `os.uname`,
     `select.epoll` and so on raise `PermissionError`, and memory beyond the limit `MemoryError`.
     """
     stack = stack_floor()

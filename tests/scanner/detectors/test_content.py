@@ -55,7 +55,7 @@ class Mapped(io.BytesIO):
     """A stream that lends its buffer."""
 
     def contiguous(self) -> memoryview | None:
-        return self.getbuffer() if self.getbuffer()[:1] != b"?" else None
+        return None if self.getvalue().startswith(b"?") else memoryview(self.getvalue())
 
 
 @dataclass(frozen=True)

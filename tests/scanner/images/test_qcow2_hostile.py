@@ -151,19 +151,8 @@ def test_bad_header(content: bytes, error: type[Error], words: str) -> None:
             "too short",
             id="zstd-short",
         ),
-        pytest.param(
-            image(
-                l2=[compressed_at(DATA, 7)],
-                compression=1,
-                data=zstandard.ZstdCompressor(
-                    compression_params=zstandard.ZstdCompressionParameters(window_log=27, compression_level=1)
-                ).compressobj().compress(b"x" * (1 << 20)) + b"",
-            ),
-            "compressed|too short",
-            id="zstd-window-of-128-MiB",
-        ),
     ],
-)  # fmt: skip
+)
 def test_bad_table(content: bytes, words: str) -> None:
     disk = opened(content)
     with pytest.raises(Corrupt, match=words):
@@ -231,12 +220,11 @@ def test_bad_subclusters(bitmap: int, words: str) -> None:
 
 
 def test_a_disk_of_nothing_but_holes_is_cheap() -> None:
-    size = (1 << 61) - 1
     content = image(cluster_bits=21, size=1 << 50, l1_size=1 << 12, l1_offset=1 << 21).ljust(1 << 21, b"\0")[:4096]
     disk = opened(content.ljust(1 << 21, b"\0") + bytes(8 << 12))
     assert bytes(disk.read(1 << 49, 100)) == bytes(100)
     with pytest.raises(LimitExceeded):
-        disk.read(0, size)
+        disk.read(0, disk.size)
 
 
 def test_a_loop_of_backing_files_ends() -> None:
