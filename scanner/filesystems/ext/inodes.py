@@ -1,0 +1,106 @@
+"""Inodes by number, and what each of them holds: its record, its content, its attributes."""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Mapping
+from typing import BinaryIO, Final, cast
+
+from core.blocks import BlockSource
+from core.errors import Corrupt, Encrypted, Unreadable
+from scanner.filesystems.ext import xattr
+from scanner.filesystems.ext.groups import Group, Groups
+from scanner.filesystems.ext.inode import EA_INODE, ENCRYPTED, EXTENTS, INLINE_DATA, Inode
+from scanner.filesystems.ext.mapping import block_runs
+from scanner.filesystems.ext.superblock import Superblock
+from scanner.filesystems.stream import Run, RunStream
+
+_WINDOW_BYTES: Final = 1 << 16
+
+
+class Inodes:
+    """All inodes of one filesystem, read when asked for."""
+
+    def __init__(self, source: BlockSource, sb: Superblock) -> None:
+        self.source = source
+        self.sb = sb
+        self.groups = Groups(source, sb)
+        self._group: Group | None = None
+        self._window = (0, b"")
+
+    def read(self, number: int) -> Inode:
+        """Raises `Corrupt` for a number that does not exist, `Unreadable` if its record is cut off."""
+        sb = self.sb
+        if not 0 < number <= sb.groups * sb.inodes_per_group:
+            raise Corrupt(f"there is no inode {number}")
+        which, slot = divmod(number - 1, sb.inodes_per_group)
+        if self._group is None or self._group.number != which:
+            self._group = self.groups[which]
+        if not 0 < self._group.inode_table < sb.blocks:
+            raise Corrupt(f"the inode table of group {which} is outside the filesystem")
+        at = self._group.inode_table * sb.block_bytes + slot * sb.inode_bytes
+        raw = self._table_bytes(at)
+        if len(raw) < sb.inode_bytes:
+            raise Unreadable(f"the volume ends before inode {number}")
+        return Inode(number, raw, sb)
+
+    def _table_bytes(self, at: int) -> bytes:
+        """One record out of a window of the table, since neighbours are asked for one after the other."""
+        start, window = self._window
+        inside = at - start
+        if not 0 <= inside <= len(window) - self.sb.inode_bytes:
+            start = at - at % _WINDOW_BYTES
+            window = bytes(self.source.read(start, _WINDOW_BYTES))
+            self._window = (start, window)
+            inside = at - start
+        return window[inside : inside + self.sb.inode_bytes]
+
+    def runs(self, inode: Inode) -> list[Run]:
+        """The stored bytes of a regular file, directory or long symlink, clipped to its size."""
+        if (
+            inode.flags & INLINE_DATA
+            or inode.kind not in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
+            or self._is_fast_symlink(inode)
+        ):
+            return []
+        size = self.sb.block_bytes
+        runs = []
+        for logical, physical, count in block_runs(self.source, self.sb, inode):
+            start = logical * size
+            if start >= inode.size:
+                break
+            runs.append(Run(start, physical * size, min(count * size, inode.size - start)))
+        return runs
+
+    @staticmethod
+    def _is_fast_symlink(inode: Inode) -> bool:
+        return inode.kind == stat.S_IFLNK and inode.size < 60 and not inode.flags & (EXTENTS | INLINE_DATA)
+
+    def open(self, inode: Inode) -> BinaryIO:
+        """The content of a file, the target of a symlink. Raises `Encrypted`, `Corrupt`, `Unreadable`, `LimitExceeded`."""
+        if inode.flags & ENCRYPTED:
+            raise Encrypted("encrypted by fscrypt; its key is not here")
+        if inode.flags & INLINE_DATA:
+            return io.BytesIO(self._inline(inode))
+        if self._is_fast_symlink(inode):
+            return io.BytesIO(inode.block[: inode.size])
+        if inode.kind not in {stat.S_IFREG, stat.S_IFLNK}:
+            return io.BytesIO(b"")
+        return cast("BinaryIO", RunStream(self.source, self.runs(inode), inode.size))
+
+    def _inline(self, inode: Inode) -> bytes:
+        content = inode.block + xattr.inline_tail(inode, self.sb)
+        if len(content) < inode.size:
+            raise Corrupt("its inline content is shorter than its size")
+        return content[: inode.size]
+
+    def attributes(self, inode: Inode) -> Mapping[bytes, bytes]:
+        def value(number: int) -> bytes:
+            holder = self.read(number)
+            if not holder.flags & EA_INODE:
+                raise Corrupt("an attribute value is in an inode that is not one")
+            size = min(holder.size, 1 << 20)
+            return RunStream(self.source, self.runs(holder), size).read(size) or b""
+
+        return xattr.attributes(self.source, self.sb, inode, value)
