@@ -112,7 +112,9 @@ def cpu_seconds() -> float:
 
 def read_rules(paths: Sequence[Path]) -> tuple[tuple[str, str], ...]:
     """(name, source) of rule files; of a folder, all its .yar and .yara files. Raises `ConfigError`."""
-    return tuple(_read_rule(path) for given in paths for path in _rule_files(given))
+    return tuple(
+        (str(path.relative_to(given.parent)), _read_rule(path)) for given in paths for path in _rule_files(given)
+    )
 
 
 def _rule_files(given: Path) -> list[Path]:
@@ -127,12 +129,12 @@ def _rule_files(given: Path) -> list[Path]:
     return found
 
 
-def _read_rule(path: Path) -> tuple[str, str]:
+def _read_rule(path: Path) -> str:
     shown = printable(str(path))
     try:
         if path.stat().st_size > MAX_RULE_BYTES:
             raise ConfigError(f"{shown}: larger than {MAX_RULE_BYTES} bytes, which no rule file is")
-        return str(path), path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{shown}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -142,6 +144,6 @@ def _read_rule(path: Path) -> tuple[str, str]:
 def _digest(extra: Sequence[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for name, source in [*sorted(builtin_rules().items()), *extra]:
-        for part in (Path(name).name.encode(errors="surrogateescape"), source.encode()):
+        for part in (name.encode(errors="surrogateescape"), source.encode()):
             digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()

@@ -23,7 +23,7 @@ from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume, O
 from definitions import builtin_rules
 from scanner import guards
 from scanner.detectors import DetectorOptions, make_detectors
-from scanner.detectors.malware import compile_rules
+from scanner.detectors.malware import compile_rules, depends_on_names
 from scanner.filesystems import FILESYSTEMS, Filesystem
 from scanner.gaps import reason_of
 from scanner.images import DiskFile, FileSource, open_image
@@ -88,7 +88,7 @@ class Parser:
     def run(self, fds: Sequence[int]) -> None:
         if self._job.task is Task.SCAN:
             rules = compile_rules(self._builtin, self._job.rules)
-            self._send({"kind": "rules", "count": sum(1 for _ in rules)})
+            self._send({"kind": "rules", "count": sum(1 for _ in rules) - depends_on_names(rules)})
             self._detectors = make_detectors(
                 DetectorOptions(
                     rules=rules,
