@@ -47,10 +47,13 @@ def entries(area: bytes, sb: Superblock, problem: Problem) -> Iterator[tuple[int
 
 
 def block_checksum_right(block: bytes, seed: int) -> bool:
-    """Leaf blocks end in a false entry with a checksum; inner blocks of the hash tree carry theirs elsewhere."""
+    """Leaf blocks end in a false entry with a checksum; inner blocks of the hash tree carry theirs elsewhere.
+
+    A block that was a leaf and became the root keeps the old false entry, so that one which does not fit decides nothing.
+    """
     zero, length, name_length, kind, checksum = _TAIL.unpack_from(block, len(block) - 12)
-    if (zero, length, name_length, kind) == (0, 12, 0, 0xDE):
-        return bool(crc32c(seed, block[:-12]) == checksum)
+    if (zero, length, name_length, kind) == (0, 12, 0, 0xDE) and crc32c(seed, block[:-12]) == checksum:
+        return True
     return _hash_node_right(block, seed)
 
 
