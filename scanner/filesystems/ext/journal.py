@@ -230,8 +230,8 @@ class Journal:
         return bool(tag.checksum == (found if self._incompat & _CSUM_V3 else found & 0xFFFF))
 
     def _has_fast_commit(self, sequence: int) -> bool:
-        """Whether the area behind the log begins with a fast commit on top of the last full one."""
-        block = self._read(self._last)
+        """Whether there is a fast commit on top of the last full one; their area begins one block behind the log's last."""
+        block = self._read(self._last + 1)
         tag, _length, _features, number = struct.unpack_from("<HHII", block)
         return bool(tag == _FAST_COMMIT_HEAD and number == sequence)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from core.blocks import BlockSource
 from core.errors import Corrupt
+from scanner.filesystems.ext.crc import crc32c
 from scanner.filesystems.ext.inode import EA_INODE, Inode
 from scanner.filesystems.ext.mapping import read_block
 from scanner.filesystems.ext.superblock import INCOMPAT_EA_INODE, Superblock
@@ -71,7 +72,14 @@ def _areas(source: BlockSource, sb: Superblock, inode: Inode) -> Iterator[tuple[
         block = read_block(source, sb, inode.file_acl)
         if block[:4] != _MAGIC:
             raise Corrupt("its attribute block has no attribute header")
+        if sb.has_checksums and not _block_checksum_right(block, inode.file_acl, sb):
+            raise Corrupt("its attribute block has a wrong checksum")
         yield block, 0, 32
+
+
+def _block_checksum_right(block: bytes, number: int, sb: Superblock) -> bool:
+    seed = crc32c(sb.checksum_seed, number.to_bytes(8, "little"))
+    return crc32c(seed, block[:16] + bytes(4) + block[20:]) == int.from_bytes(block[16:20], "little")
 
 
 def _entries(

@@ -17,8 +17,17 @@ class Failed(Exception):
     """A program ended with an error; the message holds its last words."""
 
 
-def run(*argv: str | Path | bytes, timeout: float = 120, stdin: bytes = b"", cwd: Path | None = None) -> bytes:
-    """Standard output of a program. Raises `Failed`; a program that takes longer than `timeout` seconds is killed."""
+def run(
+    *argv: str | Path | bytes,
+    timeout: float = 120,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    good: Sequence[int] = (0,),
+) -> bytes:
+    """Standard output of a program; `good` are the exit codes that mean success.
+
+    Raises `Failed`; a program that takes longer than `timeout` seconds is killed.
+    """
     words = [os.fsencode(word) for word in argv]
     try:
         done = subprocess.run(
@@ -26,7 +35,7 @@ def run(*argv: str | Path | bytes, timeout: float = 120, stdin: bytes = b"", cwd
         )
     except subprocess.TimeoutExpired as error:
         raise Failed(f"{words[0].decode()} took longer than {timeout} s") from error
-    if done.returncode:
+    if done.returncode not in good:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-400:]
         raise Failed(f"{b' '.join(words)[:300].decode('utf-8', 'replace')}: exit {done.returncode}: {said}")
     return done.stdout

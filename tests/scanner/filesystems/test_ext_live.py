@@ -37,13 +37,19 @@ def row(name: str, words: str, mount: str = "rw") -> object:
     return pytest.param(Live(words, f"{mount},commit=1" if mount == "rw" else f"rw,{mount},commit=1"), id=name)
 
 
+# Not inline_data: Linux 6.18 can deadlock its journal thread on it for good (ordered mode, writing inline data back
+# starts a transaction inside a commit), and a machine that hangs until it is restarted is too much for a test.
 VARIANTS = [
     row("ext4", "-t ext4 -b 4096"),
     row("ext4-data-journal", "-t ext4 -b 4096", "data=journal"),
     row("ext4-writeback", "-t ext4 -b 4096", "data=writeback"),
     row("no-csum", "-t ext4 -b 4096 -O ^metadata_csum"),
     row("no-csum-journal-checksum", "-t ext4 -b 4096 -O ^metadata_csum", "journal_checksum"),
-    row("no-csum-async-commit", "-t ext4 -b 4096 -O ^metadata_csum", "journal_checksum,journal_async_commit"),
+    row(
+        "no-csum-async-commit",
+        "-t ext4 -b 4096 -O ^metadata_csum",
+        "data=writeback,journal_checksum,journal_async_commit",
+    ),
     row("no-64bit", "-t ext4 -b 4096 -O ^64bit,^metadata_csum"),
     row("csum-no-64bit", "-t ext4 -b 4096 -O ^64bit"),
     row("1k", "-t ext4 -b 1024"),
@@ -52,7 +58,6 @@ VARIANTS = [
     row("ext3", "-t ext3 -b 4096"),
     row("ext3-1k-data-journal", "-t ext3 -b 1024 -J size=2", "data=journal"),
     row("orphan-file", "-t ext4 -b 4096 -O orphan_file"),
-    row("inline-data", "-t ext4 -b 4096 -O inline_data -I 512"),
     row("bigalloc", "-t ext4 -b 4096 -O bigalloc -C 16384"),
     row("fast-commit", "-t ext4 -b 4096 -O fast_commit"),
 ]
@@ -61,7 +66,7 @@ VARIANTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("live", VARIANTS)
 def test_copies_of_a_live_filesystem(live: Live, mounts: Mounts, workdir: Path) -> None:
-    need_tool("mke2fs", "mkfs.xfs", "debugfs", "mount", "umount", "cp")
+    need_tool("mke2fs", "mkfs.xfs", "debugfs", "e2fsck", "mount", "umount", "cp")
     need_root()
     outer = mounts.mount(_outer(workdir))
     image = make_ext(outer / "disk", 256 * MIB, live.words.split())
@@ -71,7 +76,7 @@ def test_copies_of_a_live_filesystem(live: Live, mounts: Mounts, workdir: Path) 
     for copy in copies:
         seen, expected, lines = _compare(copy, live, mounts)
         problems += [f"{copy.name}: {line}" for line in lines]
-        if any(gap.reason == GapReason.JOURNAL_NOT_REPLAYED for gap in seen.gaps):
+        if not_replayed(seen):
             unreplayed += 1
             continue
         orphans += len(seen.deleted)
@@ -114,19 +119,24 @@ def _compare(copy: Path, live: Live, mounts: Mounts) -> tuple[Seen, dict[bytes, 
     """What the reader says of `copy`, what the kernel says, and how they differ, deleted files included."""
     with opened(copy) as filesystem:
         seen = reader_truth(filesystem)
+    if "fast_commit" in live.words and not_replayed(seen):  # what fast commits say is missing, all else must be there
+        return seen, {}, [f"gap: {gap}" for gap in seen.gaps if gap.reason != GapReason.JOURNAL_NOT_REPLAYED]
     second = _reflink(copy, copy.with_name("second"))
     before = time.time_ns() - 20_000_000  # the clock of the kernel's timestamps ticks every few milliseconds
     point = mounts.mount(second, live.mount)
     expected = kernel_truth(point)
     mounts.unmount(point)
     second.unlink()
-    if any(gap.reason == GapReason.JOURNAL_NOT_REPLAYED for gap in seen.gaps):
-        others = [gap for gap in seen.gaps if gap.reason != GapReason.JOURNAL_NOT_REPLAYED]
-        return seen, expected, [f"gap: {gap}" for gap in others if "fast_commit" not in live.words]
     _forgive_recovery_times(expected, seen, before)
     lines = differences(expected, seen.names)
     lines += [f"gap: {gap}" for gap in seen.gaps]
-    return seen, expected, lines + _deleted_differences(copy, seen)
+    if "fast_commit" not in live.words:  # there e2fsck empties the orphans, so that it knows less than we do
+        lines += _deleted_differences(copy, seen)
+    return seen, expected, lines
+
+
+def not_replayed(seen: Seen) -> bool:
+    return any(gap.reason == GapReason.JOURNAL_NOT_REPLAYED for gap in seen.gaps)
 
 
 def _forgive_recovery_times(expected: dict[bytes, Truth], seen: Seen, before: int) -> None:
@@ -138,9 +148,9 @@ def _forgive_recovery_times(expected: dict[bytes, Truth], seen: Seen, before: in
 
 
 def _deleted_differences(copy: Path, seen: Seen) -> list[str]:
-    """Deleted files against debugfs, which replays a journal without dealing with orphans."""
+    """Deleted files against debugfs, after e2fsck has replayed the journal and left the orphans alone."""
     third = _reflink(copy, copy.with_name("third"))
-    run("debugfs", "-w", "-R", "journal_run", third)
+    run("e2fsck", "-y", "-E", "journal_only", third, good=(0, 1))
     lines = []
     content = copy.with_name("content")
     for path, truth in seen.deleted.items():

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from core.findings import GapReason, InFile
-from scanner.filesystems.ext import READER
+from core.findings import InFile
 from tests.need import need_root, need_tool
-from tests.scanner.filesystems.images import ImageSource, opened
-from tests.scanner.filesystems.machine import Failed, Mounts, make_ext, run
+from tests.scanner.filesystems.images import opened
+from tests.scanner.filesystems.machine import Failed, Mounts, make_ext
+from tests.scanner.filesystems.real_tree import copy_real, real_files
 from tests.scanner.filesystems.trees import (
     Mixed,
     build_mixed,
-    copy_real,
-    real_files,
     small_mixed,
 )
 from tests.scanner.filesystems.truth import (
@@ -58,6 +54,7 @@ def row(name: str, words: str, block: int = 4096, size: int = 384 * MIB, mount: 
     return pytest.param(Options(words, block, size, mount), id=name)
 
 
+# inline_data without a journal: see test_ext_live.py.
 OPTION_SETS = [
     row("ext2", "-t ext2"),
     row("ext2-1k", "-t ext2 -g 8192", 1024),
@@ -85,11 +82,11 @@ OPTION_SETS = [
     row("bigalloc-16k", "-t ext4 -O bigalloc -C 16384", 4096, 640 * MIB),
     row("bigalloc-64k", "-t ext4 -O bigalloc -C 65536", 4096, 1536 * MIB),
     row("bigalloc-1k", "-t ext4 -O bigalloc -C 8192", 1024, 512 * MIB),
-    row("inline-data-512", "-t ext4 -O inline_data -I 512"),
-    row("inline-data-256", "-t ext4 -O inline_data -I 256"),
-    row("inline-data-1024-1k", "-t ext4 -O inline_data -I 1024 -N 20000", 1024),
+    row("inline-data-512", "-t ext4 -O inline_data,^has_journal -I 512"),
+    row("inline-data-256", "-t ext4 -O inline_data,^has_journal -I 256"),
+    row("inline-data-1024-1k", "-t ext4 -O inline_data,^has_journal -I 1024 -N 20000", 1024),
     row("ea-inode", "-t ext4 -O ea_inode"),
-    row("ea-inode-1k-inline", "-t ext4 -O ea_inode,inline_data -I 256", 1024),
+    row("ea-inode-1k-inline", "-t ext4 -O ea_inode,inline_data,^has_journal -I 256", 1024),
     row("inode-128", "-t ext4 -I 128"),
     row("inode-1024", "-t ext4 -I 1024 -N 40000"),
     row("sparse-super2", "-t ext4 -O sparse_super2"),
@@ -239,79 +236,3 @@ def test_very_large_directory(mounts: Mounts, workdir: Path) -> None:
     mounts.unmount(point)
     with opened(image) as filesystem:
         assert_same(expected, reader_truth(filesystem, step=1000))
-
-
-def test_probe_label_and_uuid(workdir: Path) -> None:
-    need_tool("mke2fs")
-    image = make_ext(workdir / "image", 8 * MIB, ["-t", "ext4", "-L", "kumo label"])
-    source = ImageSource(image)
-    assert READER.probe(source)
-    filesystem = READER.open(source, volume=0)
-    assert filesystem.label == "kumo label"
-    assert filesystem.uuid == "6b756d6f-6d6f-7269-8000-000000000001"
-    assert filesystem.kind == "ext4"
-    source.close()
-
-
-def _inode_of(image: Path, path: str) -> int:
-    said = run("debugfs", "-R", f"stat {path}", image).decode("utf-8", "replace")
-    found = re.search(r"Inode: (\d+)", said)
-    assert found, said
-    return int(found[1])
-
-
-def _with_flags(image: Path, path: str, flags: int) -> None:
-    said = run("debugfs", "-R", f"stat {path}", image).decode("utf-8", "replace")
-    found = re.search(r"Flags: 0x([0-9a-f]+)", said)
-    assert found, said
-    run("debugfs", "-w", "-R", f"set_inode_field {path} flags 0x{int(found[1], 16) | flags:x}", image)
-
-
-@pytest.mark.parametrize(
-    ("path", "flags", "reason"),
-    [
-        pytest.param("/plain", 0x800, GapReason.ENCRYPTED, id="encrypted-file"),
-        pytest.param("/folder", 0x800, GapReason.ENCRYPTED, id="encrypted-directory"),
-        pytest.param("/plain", 0x10, None, id="immutable"),
-        pytest.param("/plain", 0x4000, None, id="journalled-data"),
-        pytest.param("/plain", 0x100000, None, id="verity"),
-        pytest.param("/folder", 0x40000000, None, id="casefolded-directory"),
-        pytest.param("/folder", 0x20000000, None, id="project-inherit"),
-    ],
-)
-def test_inode_flags(path: str, flags: int, reason: GapReason | None, workdir: Path, tmp_path: Path) -> None:
-    """Content we have no key for is a gap that says so; flags that do not change how bytes are stored change nothing."""
-    need_tool("mke2fs", "debugfs")
-    tree = tmp_path / "tree"
-    (tree / "folder").mkdir(parents=True)
-    (tree / "folder" / "inside").write_bytes(b"inside")
-    (tree / "plain").write_bytes(b"plain" * 100)
-    image = make_ext(
-        workdir / "image", 8 * MIB, ["-t", "ext4", "-O", "encrypt,verity,casefold", "-E", "encoding=utf8"], tree
-    )
-    _with_flags(image, path, flags)
-    with opened(image) as filesystem:
-        seen = reader_truth(filesystem)
-    if reason is None:
-        assert not seen.gaps
-        assert seen.names[b"/plain"].sha256 == hashlib.sha256(b"plain" * 100).hexdigest()
-        assert seen.names[b"/folder/inside"].sha256 == hashlib.sha256(b"inside").hexdigest()
-    else:
-        assert seen.gaps
-        assert path.encode() in seen.names or reason in {gap.reason for gap in seen.gaps}
-
-
-@pytest.mark.parametrize(
-    ("words", "kind"),
-    [
-        pytest.param("-t ext2", "ext2", id="ext2"),
-        pytest.param("-t ext3", "ext3", id="ext3"),
-        pytest.param("-t ext4", "ext4", id="ext4"),
-        pytest.param("-t ext4 -O ^has_journal", "ext4", id="ext4-no-journal"),
-    ],
-)
-def test_kind(words: str, kind: str, workdir: Path) -> None:
-    need_tool("mke2fs")
-    image = make_ext(workdir / "image", 16 * MIB, words.split())
-    with opened(image) as filesystem:
-        assert filesystem.kind == kind

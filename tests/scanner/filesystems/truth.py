@@ -109,16 +109,16 @@ def _one_truth(folder: int, name: bytes) -> Truth:
     )
 
 
-def entry_truth(entry: FileEntry) -> Truth:
-    """The same of one entry of our reader; raises what the reader raises."""
+def entry_truth(entry: FileEntry, limit: int | None = None) -> Truth:
+    """The same of one entry of our reader, at most `limit` bytes of its content; raises what the reader raises."""
     kind = kind_of(entry.mode)
     sha256, target = "", b""
     if kind in {"file", "symlink"}:
         with entry.open() as stream:
             if kind == "symlink":
-                target = stream.read()
+                target = stream.read(CHUNK)
             else:
-                sha256 = hash_stream(stream)
+                sha256 = hash_stream(stream, limit)
     return Truth(
         kind=kind,
         sha256=sha256,
@@ -134,7 +134,7 @@ def entry_truth(entry: FileEntry) -> Truth:
     )
 
 
-def reader_truth(filesystem: Filesystem, *, step: int = 0) -> Seen:
+def reader_truth(filesystem: Filesystem, *, step: int = 0, limit: int | None = None) -> Seen:
     """All that our reader sees; `step` > 0 asks for that many inodes at a time, as the workers of a scan do.
 
     A file that cannot be read is a gap, as it is for the scan loop, and keeps its name and a `sha256` of `unread`.
@@ -151,7 +151,7 @@ def reader_truth(filesystem: Filesystem, *, step: int = 0) -> Seen:
             if entry.path in into:
                 seen.twice.append(entry.path)
             try:
-                into[entry.path] = entry_truth(entry)
+                into[entry.path] = entry_truth(entry, limit)
             except Error as error:
                 seen.gaps.append(Gap(InFile.of(entry), GapReason.UNREADABLE, f"{type(error).__name__}: {error}"))
                 into[entry.path] = _unread(entry)
