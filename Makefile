@@ -57,9 +57,12 @@ bench: setup-dev ## measure what the README claims; writes docs/bench.md
 	@scripts/system-packages.sh
 	@$(BIN)/python -m bench
 
-soak: setup-dev ## the long tests in full; writes docs/soak.md
+soak: setup-dev ## the long tests in full; keeps their result in docs/soak.md
 	@scripts/system-packages.sh
-	@KUMOMORI_SOAK=1 $(BIN)/pytest tests/soak --quiet --timeout 0
+	@mkdir -p $(VAR)
+	@$(BIN)/pytest tests/soak --quiet --capture=no | tee $(VAR)/soak.log
+	@{ echo "# Soak"; echo; echo "What \`make soak\` printed last, on $$(date -u +%F), Linux $$(uname -r | cut -d. -f1-2) $$(uname -m):"; echo; \
+	  grep '; [0-9]* failures$$' $(VAR)/soak.log | sed 's/^/- /'; } > docs/soak.md
 
 lock: setup-dev ## renew requirements/*.txt from pyproject.toml
 	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra cli --output-file requirements/cli.txt pyproject.toml
