@@ -15,6 +15,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from cli.options import Disks, FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
+from cli.pipes import reader_may_leave
 from core.findings import Gap, InFile, InVolume, Machine
 from core.text import escape, printable, unescape
 from scanner.job import Job, Task
@@ -56,12 +57,13 @@ def ls(
         xattrs=xattrs,
     )
     write = _jsonl if output_format is ListFormat.JSONL else _table_line
-    with opened(disks) as opened_disks:
-        outcome = run(opened_disks, job, timeout_seconds=timeout_seconds, listener=_Rows(write))
-    gaps = _gaps(outcome)
-    for gap in gaps:
-        write(gap)
-    sys.stdout.flush()
+    with reader_may_leave():
+        with opened(disks) as opened_disks:
+            outcome = run(opened_disks, job, timeout_seconds=timeout_seconds, listener=_Rows(write))
+        gaps = _gaps(outcome)
+        for gap in gaps:
+            write(gap)
+        sys.stdout.flush()
     raise Exit(3 if gaps else 0)
 
 
@@ -83,9 +85,10 @@ def cat(
     """
     wanted = unescape(path)
     job = Job(task=Task.CAT, jobs=1, memory_bytes=max_memory_bytes, path=wanted, volume=volume)
-    with opened([disk]) as disks:
-        outcome = run(disks, job, timeout_seconds=timeout_seconds, listener=_Bytes())
-    sys.stdout.buffer.flush()
+    with reader_may_leave():
+        with opened([disk]) as disks:
+            outcome = run(disks, job, timeout_seconds=timeout_seconds, listener=_Bytes())
+        sys.stdout.buffer.flush()
     gaps = [
         gap
         for gap in outcome.gaps

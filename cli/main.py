@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from cli import listing, scan
+from cli.pipes import prepare_standard_streams
 from core.errors import ConfigError
 
 app = Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -33,6 +34,7 @@ def _root(
 
 def main() -> None:
     """Entry point. Exit codes are told by each command's --help; 2 always means that it could not start."""
+    prepare_standard_streams()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the parser processes are ended, too
     try:
         app()
@@ -42,7 +44,3 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("kumomori: stopped\n")
         sys.exit(130)
-    except BrokenPipeError:
-        # whoever read our output has seen enough, `| head` for one
-        sys.stderr.close()
-        sys.exit(141)

@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from cli.options import Disks, FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
+from cli.pipes import reader_may_leave
 from cli.progress import progress_on_stderr
 from core.findings import GapReason
 from scanner.machine import ScanOptions, scan_machine
@@ -77,5 +78,6 @@ def scan_image(
     )
     with progress_on_stderr("Scanning") as listener:
         report = scan_machine(disks, options, listener)
-    write_atomically(output, lambda stream: FORMATS[output_format](report, stream))
+    with reader_may_leave():
+        write_atomically(output, lambda stream: FORMATS[output_format](report, stream))
     raise Exit(report.exit_code)

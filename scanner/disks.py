@@ -35,7 +35,8 @@ def open_disk(path: Path) -> Disk:
             f"{shown}: no permission to read it; run as a user who may (for a device: root or group disk)"
         ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{shown}: cannot be opened ({error}); check the device or file") from error
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{shown}: cannot be opened ({said}); check the device or file") from error
     try:
         _check(fd, shown)
     except BaseException:

@@ -24,12 +24,13 @@ def reason_of(error: Error) -> GapReason:
 class GapLog:
     """Gaps as they come, bounded: a hostile disk can hold millions of broken files.
 
-    The same gap is kept once. At most `limit` gaps are kept for each place (disk, volume, machine) and reason; the others are only counted and come
-    out as one `Gap` with their number.
+    The same gap is kept once. At most `limit` gaps are kept for each place (disk, volume, machine) and reason, and
+    `most_bytes` of paths and details in all; the others are only counted and come out as one `Gap` with their number.
     """
 
-    def __init__(self, limit: int = 1000) -> None:
+    def __init__(self, limit: int = 1000, most_bytes: int = 64 << 20) -> None:
         self._limit = limit
+        self._room = most_bytes
         self._kept: dict[Gap, None] = {}
         self._seen: dict[tuple[Location, GapReason], int] = {}
         self._dropped: dict[tuple[Location, GapReason], int] = {}
@@ -40,7 +41,9 @@ class GapLog:
         if gap in self._kept:
             return
         seen = self._seen[key] = self._seen.get(key, 0) + 1
-        if seen <= self._limit:
+        size = len(gap.detail) + (len(gap.where.path) if isinstance(gap.where, InFile) else 0)
+        if seen <= self._limit and size <= self._room:
+            self._room -= size
             self._kept[gap] = None
         else:
             self._dropped[key] = self._dropped.get(key, 0) + gap.count

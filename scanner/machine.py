@@ -112,9 +112,18 @@ def cpu_seconds() -> float:
 
 def read_rules(paths: Sequence[Path]) -> tuple[tuple[str, str], ...]:
     """(name, source) of rule files; of a folder, all its .yar and .yara files. Raises `ConfigError`."""
-    return tuple(
-        (str(path.relative_to(given.parent)), _read_rule(path)) for given in paths for path in _rule_files(given)
-    )
+    rules = []
+    size = 0
+    for given in paths:
+        for path in _rule_files(given):
+            source = _read_rule(path)
+            size += len(source)
+            if size > MAX_RULE_BYTES:
+                raise ConfigError(
+                    f"{printable(str(path))}: more than {MAX_RULE_BYTES} bytes of rules in all; give fewer of them"
+                )
+            rules.append((str(path.relative_to(given.parent)), source))
+    return tuple(rules)
 
 
 def _rule_files(given: Path) -> list[Path]:
@@ -132,9 +141,11 @@ def _rule_files(given: Path) -> list[Path]:
 def _read_rule(path: Path) -> str:
     shown = printable(str(path))
     try:
-        if path.stat().st_size > MAX_RULE_BYTES:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_RULE_BYTES + 1)  # a device has no size, but may have no end
+        if len(raw) > MAX_RULE_BYTES:
             raise ConfigError(f"{shown}: larger than {MAX_RULE_BYTES} bytes, which no rule file is")
-        return path.read_text(encoding="utf-8")
+        return raw.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{shown}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ itself in. It says what it finds over the socket and asks there for backing file
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ from scanner.images import DiskFile, FileSource, open_image
 from scanner.job import Job, Task
 from scanner.scan import chunks, list_inode, scan_inode
 from scanner.volumes import Volume, by_type, find_volumes, recognise
-from scanner.wire import FrameReader, Message, dump, finding_out, frame, gap_out, load, receive, text_in
+from scanner.wire import MAX_JOB_BYTES, FrameReader, Message, dump, finding_out, frame, gap_out, load, receive, text_in
 from scanner.workers import Board, Death, Pool, Position
 
 _ENCODINGS: Final = (
@@ -42,6 +43,7 @@ _ENCODINGS: Final = (
 )  # modules that Python would load when first used
 _PROGRESS_SECONDS: Final = 0.2
 _GRACE_SECONDS: Final = 5.0  # a detector may end by its own deadline first, which tells more
+_MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its names: it must fit into a frame
 _BATCH: Final = {Task.SCAN: 64, Task.LIST: 256}
 
 
@@ -116,12 +118,12 @@ class Parser:
     def _bytes_read(self) -> int:
         return sum(disk.bytes_read for disk in self._disks)
 
-    def _tick(self) -> None:
+    def _tick(self, done: int) -> None:
         now = time.monotonic()
         if now - self._reported >= _PROGRESS_SECONDS:
             self._reported = now
             files, size = self._board.totals()
-            self._send({"kind": "progress", "files": files, "bytes": size, "done": self._done, "all": self._all})
+            self._send({"kind": "progress", "files": files, "bytes": size, "done": self._done + done, "all": self._all})
 
     def _open_backing(self, disk: int, name: str) -> DiskFile:
         """Ask the parent for a file beside the disk. Raises `Unsupported` with the parent's reason."""
@@ -209,16 +211,14 @@ class Parser:
             batch=max(1, min(_BATCH[self._job.task], one.inodes // (self._job.jobs * 4))),
             board=self._board,
             seconds=self._job.file_timeout_seconds + _GRACE_SECONDS,
-            tick=self._tick,
+            tick=lambda: self._tick(pool.done),
         )
-        before = self._done
         for answer in pool.run():
             if isinstance(answer, Death):
-                self._done = before + answer.at
                 self._gap(self._epitaph(one, answer))
             else:
                 self._connection.sendall(frame(b"J", answer))
-        self._done = before + one.inodes
+        self._done += one.inodes
         self._send({"kind": "finished", "volume": one.volume.index})
 
     def _epitaph(self, one: Indexed, death: Death) -> Gap:
@@ -226,22 +226,25 @@ class Parser:
         first = next(names, None)
         return Gap(InFile.of(first) if first else InVolume(one.volume.index), death.reason, death.detail)
 
-    def _inode(self, one: Indexed, at: int, position: Position) -> Iterator[Message]:
-        """All that is to be said of one inode, in a worker."""
+    def _inode(self, one: Indexed, at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+        """All that is to be said of one inode, in a worker: kind and JSON."""
         before = self._bytes_read()
         items = list(one.filesystem.files(at, at + 1))
-        for result in self._results(one, items):
-            match result:
-                case Gap():
-                    yield {"gaps": gap_out(result)}
-                case Finding():
-                    yield {"findings": finding_out(result)}
-                case _:
-                    yield {"rows": result}
         files = [item for item in items if not isinstance(item, Gap)]
+        room = _MAX_INODE_BYTES
+        for result in self._results(one, items):
+            kind, value = _said(result)
+            raw = dump(value)
+            room -= len(raw)
+            if room < 0:
+                where = InFile.of(files[0]) if files else InVolume(one.volume.index)
+                detail = f"there is more to say of it and its {len(items)} names than fits into a report"
+                yield "gaps", dump(gap_out(Gap(where, GapReason.LIMIT, detail)))
+                break
+            yield kind, raw
         size = files[0].size if files and files[0].mode & 0o170000 == 0o100000 else 0
         position.done(len(files), size)
-        yield {"counts": [one.volume.index, len(files), size, self._bytes_read() - before]}
+        yield "counts", json.dumps([one.volume.index, len(files), size, self._bytes_read() - before]).encode("ascii")
 
     def _results(self, one: Indexed, items: list[FileEntry | Gap]) -> Iterator[Finding | Gap | Message]:
         if self._job.task is Task.SCAN:
@@ -270,6 +273,7 @@ class Parser:
         if len(found) > 1:
             volumes = ", ".join(str(item.volume) for item in found)
             raise ConfigError(f"several volumes have that file ({volumes}): choose one with --volume")
+        self._send({"kind": "working", "volume": found[0].volume})
         try:
             with found[0].open() as stream:
                 for chunk in chunks(stream):
@@ -285,6 +289,16 @@ class Nothing:
 
     def read(self, offset: int, length: int) -> Bytes:  # noqa: ARG002
         return b""
+
+
+def _said(result: Finding | Gap | Message) -> tuple[str, Message]:
+    match result:
+        case Gap():
+            return "gaps", gap_out(result)
+        case Finding():
+            return "findings", finding_out(result)
+        case _:
+            return "rows", result
 
 
 def _describe(volume: Volume, filesystem: Filesystem | None) -> Message:
@@ -305,7 +319,7 @@ def main() -> int:
     """Exit 0: all was said; 1: refused by the operator's settings; any other end is a crash."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     parent = int(sys.argv[2])
-    reader = FrameReader()
+    reader = FrameReader(MAX_JOB_BYTES)
     first = load(receive(connection, reader)[1])
     job = Job.from_message(first["job"])
     board = Board(job.jobs)

@@ -24,11 +24,27 @@ from core.text import printable
 from scanner.disks import Disk, open_backing
 from scanner.gaps import GapLog
 from scanner.guards import Guard
-from scanner.job import Job
-from scanner.wire import FrameReader, Message, WireError, dump, finding_in, frame, gap_in, int_in, load, text_in
+from scanner.job import Job, Task
+from scanner.wire import (
+    MAX_VOLUMES,
+    FrameReader,
+    Message,
+    WireError,
+    dump,
+    finding_in,
+    frame,
+    gap_in,
+    int_in,
+    load,
+    row_in,
+    text_in,
+)
 
 MAX_FINDINGS: Final = 100_000
-MAX_VOLUMES: Final = 4096
+MAX_FINDING_BYTES: Final = 256 << 20  # all findings together, as JSON
+_WISHES_PER_DISK: Final = 20  # backing files that a parser may ask for; chains of more than 16 are not read
+_LOOK_SECONDS: Final = 0.5  # how often a silent parser is looked after
+_SEND_SECONDS: Final = 30.0  # a parser that does not read what it asked for is broken
 _MAX_RESTARTS: Final = 16
 _STDERR_BYTES: Final = 4096
 
@@ -57,6 +73,7 @@ class Outcome:
     volumes: dict[int, VolumeState] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     gaps: GapLog = field(default_factory=GapLog)
+    finding_bytes: int = 0
     guards: tuple[Guard, ...] = ()
     sizes: list[int] = field(default_factory=list)
     bytes_read: int = 0
@@ -101,11 +118,16 @@ def run(disks: Sequence[Disk], job: Job, *, timeout_seconds: float, listener: Li
         attempt = _Attempt(disks, job, outcome, listener or Silent())
         lost = attempt.run(deadline)
         if lost is None:
+            if job.task is not Task.CAT:
+                _unfinished(outcome, job.skip, GapReason.CRASHED)
             return outcome
         where, reason, detail = lost
+        if attempt.wrote:
+            where = Machine()  # begun again, the output would have its start twice
         outcome.gaps.add(Gap(where, reason, detail))
         if not isinstance(where, InVolume) or time.monotonic() >= deadline:
-            _unfinished(outcome, reason)
+            if job.task is not Task.CAT:
+                _unfinished(outcome, job.skip, reason)
             return outcome
         finished = {volume.index for volume in outcome.volumes.values() if volume.finished}
         job = replace(job, skip=job.skip | finished | {where.volume})
@@ -115,10 +137,15 @@ def run(disks: Sequence[Disk], job: Job, *, timeout_seconds: float, listener: Li
     return outcome
 
 
-def _unfinished(outcome: Outcome, reason: GapReason) -> None:
+def _unfinished(outcome: Outcome, known: frozenset[int], reason: GapReason) -> None:
+    """A gap for each volume that was begun and not done, but for those already `known`."""
     for volume in outcome.volumes.values():
-        if volume.filesystem and not volume.finished:
+        if volume.filesystem and not volume.finished and volume.index not in known:
             outcome.gaps.add(Gap(InVolume(volume.index), reason, "not all of it was looked at"))
+
+
+class _Gone(Exception):
+    """The parser closed its end of the socket."""
 
 
 class _Attempt:
@@ -133,6 +160,11 @@ class _Attempt:
         self._at: Location = Machine()
         self._done = False
         self._refused: str | None = None
+        self._exhausted: str | None = None
+        self._wishes = 0
+        self._rows: list[Message] = []
+        self._progress: Progress | None = None
+        self.wrote = False
 
     def run(self, deadline: float) -> tuple[Location, GapReason, str] | None:
         """None if it came to its end, else where it was and what ended it."""
@@ -143,13 +175,12 @@ class _Attempt:
             broken: str | None = None
             timed_out = False
             try:
-                ours.sendall(
-                    frame(b"J", dump({"job": self._job.to_message(), "fds": [disk.fd for disk in self._disks]}))
-                )
-                timed_out = not self._listen(ours, deadline)
+                ours.settimeout(_SEND_SECONDS)
+                _send(ours, {"job": self._job.to_message(), "fds": [disk.fd for disk in self._disks]})
+                timed_out = not self._listen(ours, process.pid, deadline)
             except WireError as error:
                 broken = str(error)
-            except (BrokenPipeError, ConnectionResetError):
+            except _Gone:
                 pass
             finally:
                 status = _end(process, kill=not self._done)
@@ -159,6 +190,10 @@ class _Attempt:
                 return Machine(), GapReason.TIMEOUT, "the time for the whole scan was used up"
             if broken:
                 return self._at, GapReason.CRASHED, f"the parser broke the protocol ({broken}) and was ended"
+            if self._exhausted is not None:
+                return self._at, GapReason.OUT_OF_MEMORY, self._exhausted
+            if status is None:
+                return self._at, GapReason.CRASHED, "the parser closed its connection and was ended"
             if self._done:
                 return None
             return self._at, *_cause(status, stderr)
@@ -176,22 +211,31 @@ class _Attempt:
             start_new_session=True,  # so that it and its workers can be ended as one group
         )
 
-    def _listen(self, connection: socket.socket, deadline: float) -> bool:
+    def _listen(self, connection: socket.socket, pid: int, deadline: float) -> bool:
         """Until the parser is done or gone; False if the deadline came first."""
-        while not self._done and self._refused is None:
+        while not self._done and self._refused is None and self._exhausted is None:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([connection], [], [], left)[0]:
+            if left <= 0:
                 return False
-            data = connection.recv(1 << 20)
+            if not select.select([connection], [], [], min(left, _LOOK_SECONDS))[0]:
+                if _has_ended(pid):
+                    return True  # something it forked holds the socket open
+                continue
+            try:
+                data = connection.recv(1 << 20)
+            except OSError as error:
+                raise _Gone from error
             if not data:
                 return True
             self._reader.feed(data)
             while (found := self._reader.next()) is not None:
                 kind, body = found
                 if kind == b"D":
+                    self.wrote = True
                     self._listener.data(body)
                 else:
                     self._hear(connection, load(body))
+                    self._tell()
         return True
 
     def _hear(self, connection: socket.socket, message: Message) -> None:
@@ -202,20 +246,20 @@ class _Attempt:
                     self._answer(message)
                 case "progress":
                     figures = [int_in(message[key]) for key in ("files", "bytes", "done", "all")]
-                    self._listener.progress(Progress(*figures))
+                    self._progress = Progress(*figures)
                 case "gap":
                     outcome.gaps.add(gap_in(message["gap"]))
                 case "ready":
                     outcome.guards = tuple(
                         Guard(text_in(one["name"]), active=bool(one["active"]), detail=text_in(one["detail"]))
-                        for one in message["guards"]
+                        for one in message["guards"][:100]
                     )
                 case "rules":
                     outcome.rules = int_in(message["count"])
                 case "disks":
                     outcome.sizes = [int_in(size) for size in message["sizes"]][: len(self._disks)]
                 case "indexing" | "working":
-                    self._at = InVolume(int_in(message["volume"]))
+                    self._at = InVolume(int_in(message["volume"], MAX_VOLUMES))
                 case "volume":
                     self._volume(message)
                 case "finished":
@@ -224,10 +268,11 @@ class _Attempt:
                 case "open":
                     self._open(connection, int_in(message["disk"]), text_in(message["name"]))
                 case "refused":
-                    self._refused = text_in(message["message"])
+                    if self._job.task is not Task.CAT and outcome.sizes:
+                        raise WireError("a refusal in the middle of the work")
+                    self._refused = printable(text_in(message["message"]))
                 case "exhausted":
-                    outcome.gaps.add(Gap(self._at, GapReason.OUT_OF_MEMORY, text_in(message["message"])))
-                    self._done = True
+                    self._exhausted = printable(text_in(message["message"]))
                 case "done":
                     outcome.bytes_read += int_in(message["bytes_read"])
                     self._done = True
@@ -236,31 +281,42 @@ class _Attempt:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WireError("a message that lacks what it must hold") from error
 
+    def _tell(self) -> None:
+        """What was heard goes on to the listener. What that raises is not the parser's fault."""
+        rows, self._rows = self._rows, []
+        for row in rows:
+            self._listener.row(row)
+        if self._progress is not None:
+            self._listener.progress(self._progress)
+            self._progress = None
+
     def _volume(self, message: Message) -> None:
         index = int_in(message["index"], MAX_VOLUMES)
         filesystem = message["filesystem"]
         self._outcome.volumes[index] = VolumeState(
             index,
-            int_in(message["disk"], len(self._disks)),
-            text_in(message["table"]),
+            int_in(message["disk"], len(self._disks) - 1),
+            text_in(message["table"], 100),
             int_in(message["start"]),
             int_in(message["length"]),
-            None if filesystem is None else text_in(filesystem),
-            text_in(message["label"]),
-            text_in(message["uuid"]),
+            None if filesystem is None else text_in(filesystem, 100),
+            text_in(message["label"], 4096),
+            text_in(message["uuid"], 100),
         )
 
     def _answer(self, message: Message) -> None:
         outcome = self._outcome
         for found in message.get("findings", ()):
-            if len(outcome.findings) < MAX_FINDINGS:
-                outcome.findings.append(finding_in(found))
+            finding = finding_in(found)
+            outcome.finding_bytes += len(dump(found))
+            if len(outcome.findings) < MAX_FINDINGS and outcome.finding_bytes <= MAX_FINDING_BYTES:
+                outcome.findings.append(finding)
             else:
                 outcome.gaps.add(
                     Gap(Machine(), GapReason.LIMIT, f"more than {MAX_FINDINGS} findings; the others are not listed")
                 )
         for row in message.get("rows", ()):
-            self._listener.row(dict(row))
+            self._rows.append(row_in(row))
         for gap in message.get("gaps", ()):
             known = gap_in(gap)
             outcome.gaps.add(known)
@@ -272,36 +328,51 @@ class _Attempt:
 
     def _open(self, connection: socket.socket, disk: int, name: str) -> None:
         """The one wish that a parser may have."""
+        self._wishes += 1
+        if disk >= len(self._disks) or self._wishes > _WISHES_PER_DISK * len(self._disks):
+            raise WireError("a wish for a disk that is not there, or too many wishes")
         try:
             fd = open_backing(self._disks[disk].path, name)
         except Unsupported as error:
-            connection.sendall(frame(b"J", dump({"refused": str(error)})))
+            _send(connection, {"refused": str(error)})
             return
-        except IndexError as error:
-            raise WireError("a wish for a disk that is not there") from error
         try:
             socket.send_fds(connection, [frame(b"J", dump({}))], [fd])
+        except OSError as error:
+            raise _Gone from error
         finally:
             os.close(fd)
 
 
-def _end(process: subprocess.Popen[bytes], *, kill: bool) -> int:
-    """Wait for the parser, or end it with all its workers. Returns its status as `Popen.returncode`."""
+def _send(connection: socket.socket, message: Message) -> None:
     try:
-        if kill:
-            # a parser that died by itself has already closed its socket: give it the moment to be counted
-            process.wait(timeout=0.2 if process.poll() is None else 0)
-        else:
-            process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        pass
+        connection.sendall(frame(b"J", dump(message)))
+    except TimeoutError as error:
+        raise WireError("it does not read what it asked for") from error
+    except OSError as error:
+        raise _Gone from error
+
+
+def _end(process: subprocess.Popen[bytes], *, kill: bool) -> int | None:
+    """Wait for the parser, or end it with all its workers. Returns its status as `Popen.returncode`, None if we ended it."""
+    ended = False
+    try:
+        # a parser that died by itself has already closed its socket: give it the moment to be counted
+        deadline = time.monotonic() + (0.5 if kill else 2)
+        while not (ended := _has_ended(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.005)
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)  # workers too; the group id cannot be reused before we wait
         except ProcessLookupError:
             pass
         process.wait()
-    return process.returncode
+    return process.returncode if ended else None
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether it is dead; it stays a zombie, so that its number stays taken."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _cause(status: int, stderr: IO[bytes]) -> tuple[GapReason, str]:

@@ -7,6 +7,7 @@ whatever a frame holds that is not of the agreed shape is a `WireError`, and the
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Mapping
@@ -15,7 +16,12 @@ from typing import Any, Final
 from core.errors import Error
 from core.findings import Finding, Gap, GapReason, InFile, InVolume, Location, Machine, OnDisk, Rule, Severity
 
-MAX_FRAME_BYTES: Final = 64 << 20
+MAX_FRAME_BYTES: Final = 32 << 20  # from the parser
+MAX_JOB_BYTES: Final = 1 << 30  # from the parent: all rules the operator gives
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_MAX_EXTENTS: Final = 1 << 20
+MAX_VOLUMES: Final = 4096
+MAX_DISKS: Final = 4096
 _HEAD: Final = struct.Struct(">cI")
 Message = dict[str, Any]
 
@@ -38,10 +44,11 @@ def frame(kind: bytes, body: bytes) -> bytes:
 
 
 class FrameReader:
-    """Cuts a byte stream into frames; feed it what comes."""
+    """Cuts a byte stream into frames of at most `most` bytes; feed it what comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_FRAME_BYTES) -> None:
         self._buffer = bytearray()
+        self._most = most
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
@@ -51,7 +58,7 @@ class FrameReader:
         if len(self._buffer) < _HEAD.size:
             return None
         kind, length = _HEAD.unpack_from(self._buffer)
-        if kind not in {b"J", b"D"} or length > MAX_FRAME_BYTES:
+        if kind not in {b"J", b"D"} or length > self._most:
             raise WireError("a frame of an unknown kind or impossible length")
         end = _HEAD.size + length
         if len(self._buffer) < end:
@@ -122,11 +129,11 @@ def _where_in(value: object) -> Location:
         case ["machine"]:
             return Machine()
         case ["disk", disk]:
-            return OnDisk(int_in(disk))
+            return OnDisk(int_in(disk, MAX_DISKS))
         case ["volume", volume]:
-            return InVolume(int_in(volume))
+            return InVolume(int_in(volume, MAX_VOLUMES))
         case ["file", volume, path]:
-            return InFile(int_in(volume), path_in(path))
+            return InFile(int_in(volume, MAX_VOLUMES), path_in(path))
     raise WireError("a location of an unknown kind")
 
 
@@ -173,3 +180,48 @@ def finding_in(value: object) -> Finding:
             rule = Rule(text_in(rule_id, 1000), text_in(title), known, text_in(remedy))
             return Finding(rule, place, text_in(subject), evidence)
     raise WireError("a finding was expected")
+
+
+def row_in(value: object) -> Message:
+    """One line of a listing (see `scanner.scan.list_inode`); what does not belong there is left out."""
+    if not isinstance(value, dict):
+        raise WireError("a line of a listing was expected")
+    given: Message = value
+    mtime_ns, deleted = given.get("mtime_ns"), given.get("deleted")
+    if not isinstance(mtime_ns, int) or abs(mtime_ns) >= 1 << 72 or not isinstance(deleted, bool):
+        raise WireError("a line of a listing was expected")
+    row: Message = {
+        "volume": int_in(given.get("volume"), MAX_VOLUMES),
+        "path": text_in(given.get("path")),
+        "type": text_in(given.get("type"), 20),
+        "size": int_in(given.get("size")),
+        "mode": int_in(given.get("mode"), 0xFFFF),
+        "uid": int_in(given.get("uid")),
+        "gid": int_in(given.get("gid")),
+        "mtime_ns": mtime_ns,
+        "inode": int_in(given.get("inode")),
+        "nlink": int_in(given.get("nlink")),
+        "deleted": deleted,
+    }
+    for key, check in (("sha256", _digest_in), ("target", text_in), ("extents", _extents_in), ("xattrs", _xattrs_in)):
+        if key in given:
+            row[key] = None if given[key] is None else check(given[key])
+    return row
+
+
+def _digest_in(value: object) -> str:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise WireError("a SHA-256 digest was expected")
+    return value
+
+
+def _extents_in(value: object) -> list[dict[str, int]]:
+    if not isinstance(value, list) or len(value) > _MAX_EXTENTS or not all(isinstance(one, dict) for one in value):
+        raise WireError("extents were expected")
+    return [{key: int_in(one.get(key)) for key in ("disk", "offset", "length", "logical")} for one in value]
+
+
+def _xattrs_in(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise WireError("extended attributes were expected")
+    return {text_in(name): text_in(content) for name, content in value.items()}

@@ -1,6 +1,6 @@
 """Worker processes of a parser: forked after the metadata is read, so that they share it, and replaced when one dies.
 
-A batch of inodes is answered whole or not at all. A worker that crashes, hangs or runs out of memory names the inode it
+An answer covers whole inodes: a batch has one, or several if there is much to say. A worker that crashes, hangs or runs out of memory names the inode it
 was at in shared memory: that inode becomes a gap, the rest of its batch is done again. So nothing is lost or told twice.
 """
 
@@ -18,11 +18,12 @@ from typing import Final, NoReturn
 
 from core.findings import GapReason
 from scanner.guards import die_with_parent
-from scanner.wire import FrameReader, Message, dump, frame
+from scanner.wire import FrameReader, WireError, frame
 
 MAX_DEATHS: Final = 200
 _SLOT: Final = struct.Struct("<QQQ")  # inode at work, names done, bytes done
 _COMMAND: Final = struct.Struct("<QQ")
+_PIECE_BYTES: Final = 4 << 20  # an answer of more than this is sent at once, not when its batch is done
 _AHEAD: Final = 64  # finished batches that may wait for a slower one before them
 
 
@@ -62,8 +63,8 @@ class Position:
         self._bytes += size
 
 
-Work = Callable[[int, Position], Iterator[Message]]  # answers of one inode
-Answer = dict[str, list[Message]]
+Work = Callable[[int, Position], Iterator[tuple[str, bytes]]]  # answers of one inode: kind, JSON value
+Answer = dict[str, list[bytes]]
 
 
 @dataclass(slots=True)
@@ -88,8 +89,9 @@ class _Worker:
 class Pool:
     """Runs `work` over the inodes 0 … `count` in `workers` processes.
 
-    `run` yields, in the order of the inodes, the encoded answer of each batch (a JSON object, see `_answer`), and a
-    `Death` where an inode could not be finished. `seconds` is how long one inode may take: a function of its number.
+    `run` yields, in the order of the inodes, their answers (JSON objects: a list of values for each kind), and a `Death`
+    where an inode could not be finished. `seconds` is how long one inode may take. What `work` gives for one inode must
+    stay well below `scanner.wire.MAX_FRAME_BYTES`. Raises `WireError` if a worker answers what it was not asked.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Pool:
         self._again: list[tuple[int, int]] = []
         self._next = 0
         self._deaths = 0
+        self.done = 0  # inodes answered, all before this one
 
     def run(self) -> Iterator[bytes | Death]:
         if not self._count:
@@ -131,11 +134,16 @@ class Pool:
                 while expected in ready:
                     stop, answer = ready.pop(expected)
                     yield answer
-                    expected = stop
+                    expected = self.done = stop
                 self._tick()
-        finally:
             for worker in list(self._workers.values()):
                 self._end(worker)
+        finally:
+            # only after an error are there any left: not waited for, as one that was taken over may never end
+            for worker in self._workers.values():
+                os.close(worker.commands)
+                os.close(worker.results)
+            self._workers.clear()
             gc.unfreeze()
 
     def _feed(self, expected: int, waiting: int) -> None:
@@ -159,6 +167,10 @@ class Pool:
     def _collect(self) -> Iterator[tuple[int, int, bytes | Death]]:
         by_fd = {worker.results: worker for worker in self._workers.values()}
         readable, _, _ = select.select(list(by_fd), [], [], 0.2)
+        if not readable:
+            # one that was taken over may have left a fork behind, which holds its pipe open
+            for worker in [worker for worker in self._workers.values() if _has_ended(worker.pid)]:
+                yield from self._bury(worker)
         for fd in readable:
             worker = by_fd[fd]
             data = os.read(fd, 1 << 20)
@@ -167,9 +179,18 @@ class Pool:
                 continue
             worker.reader.feed(data)
             while (found := worker.reader.next()) is not None:
-                if worker.batch is not None:
-                    yield (*worker.batch, found[1])
-                worker.batch = None
+                yield self._accept(worker, found[1])
+
+    def _accept(self, worker: _Worker, body: bytes) -> tuple[int, int, bytes]:
+        """(first inode, the one after the last, answer). Raises `WireError`."""
+        if worker.batch is None or len(body) < _COMMAND.size:
+            raise WireError("a worker that speaks unasked")
+        first, after = _COMMAND.unpack_from(body)
+        begin, end = worker.batch
+        if first != begin or not first < after <= end:
+            raise WireError("a worker that answers what it was not asked")
+        worker.batch = (after, end) if after < end else None
+        return first, after, body[_COMMAND.size :]
 
     def _bury(self, worker: _Worker) -> Iterator[tuple[int, int, Death]]:
         """What a dead worker leaves: a gap for the inode it was at, the others of its batch to do again."""
@@ -227,7 +248,8 @@ class Pool:
             position = Position(self._board, number)
             while len(command := os.read(commands, _COMMAND.size)) == _COMMAND.size:
                 start, stop = _COMMAND.unpack(command)
-                _write_all(results, frame(b"J", dump(self._answer(start, stop, position))))
+                for answer in self._answers(start, stop, position):
+                    _write_all(results, frame(b"J", answer))
             status = 0
         except MemoryError:
             status = 3
@@ -236,18 +258,22 @@ class Pool:
         finally:
             os._exit(status)
 
-    def _answer(self, start: int, stop: int, position: Position) -> Answer:
-        """All answers of a batch, by kind."""
+    def _answers(self, start: int, stop: int, position: Position) -> Iterator[bytes]:
+        """All answers of a batch: the inodes that each covers, and its JSON."""
         answer: Answer = {}
+        first = start
+        size = 0
         for at in range(start, stop):
             position.enter(at)
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
-            for message in self._work(at, position):
-                for kind, value in message.items():
-                    answer.setdefault(kind, []).append(value)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            for kind, value in self._work(at, position):
+                answer.setdefault(kind, []).append(value)
+                size += len(value)
+            if size >= _PIECE_BYTES or at + 1 == stop:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # to wait for the reader of the pipe is not this file's fault
+                yield _COMMAND.pack(first, at + 1) + _encode(answer)
+                answer, first, size = {}, at + 1, 0
         position.enter(stop)
-        return answer
 
 
 def _cause(status: int, seconds: float) -> tuple[GapReason, str]:
@@ -265,6 +291,15 @@ def _cause(status: int, seconds: float) -> tuple[GapReason, str]:
     if os.waitstatus_to_exitcode(status) == 3:
         return GapReason.OUT_OF_MEMORY, "its process reached its memory limit"
     return GapReason.CRASHED, f"its process ended with status {os.waitstatus_to_exitcode(status)}"
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _encode(answer: Answer) -> bytes:
+    lists = (b'"%s":[%s]' % (kind.encode("ascii"), b",".join(values)) for kind, values in answer.items())
+    return b"{%s}" % b",".join(lists)
 
 
 def _write_all(fd: int, data: bytes) -> None:

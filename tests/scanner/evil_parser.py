@@ -1,0 +1,214 @@
+"""A parser process that misbehaves: what a disk that took it over could make it do.
+
+Run as `python -c "import sys; sys.path[:0] = [ROOT]; from tests.scanner import evil_parser; evil_parser.main(WHERE, ACT)"
+SOCKET PARENT`. `WHERE` is the moment, `ACT` what happens then. All the rest is the real parser.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from unittest import mock
+
+from core.blocks import BlockSource
+from core.files import FileEntry
+from core.findings import Detector, Finding, Gap
+from scanner import parser, workers
+from scanner.detectors import DetectorOptions, make_detectors
+from scanner.filesystems import FILESYSTEMS, Filesystem
+from scanner.wire import dump, frame
+
+TARGET = b"/etc/hostname"
+GRACE_SECONDS = 0.5
+FINDING = {"rule": ["evil/rule", "t", "high", "r"], "where": ["file", 0, "/x"], "subject": "", "evidence": {}}
+GAP = {"where": ["machine"], "reason": "limit", "detail": "made up", "count": 1}
+SHAPES: dict[str, bytes] = {
+    "not-json": b"{",
+    "not-utf8": b"\xff\xfe",
+    "a-list": b"[]",
+    "no-kind-known": b'{"kind":"surprise"}',
+    "kind-is-a-list": b'{"kind":[1]}',
+    "findings-number": b'{"findings":5}',
+    "findings-strings": b'{"findings":["x"]}',
+    "finding-on-volume": dump({"findings": [FINDING | {"where": ["volume", 0]}]}),
+    "finding-severity": dump({"findings": [FINDING | {"rule": ["a", "b", "worse", "d"]}]}),
+    "finding-long-id": dump({"findings": [FINDING | {"rule": ["a" * 2000, "b", "high", "d"]}]}),
+    "gap-reason": dump({"gaps": [GAP | {"reason": "bored"}]}),
+    "gap-reason-list": dump({"gaps": [GAP | {"reason": []}]}),
+    "gap-count-text": dump({"gaps": [GAP | {"count": "1"}]}),
+    "gap-volume-huge": dump({"gaps": [GAP | {"where": ["volume", 1 << 60]}]}),
+    "gap-path-surrogate": b'{"gaps":[{"where":["file",0,"\\ud800"],"reason":"limit","detail":"","count":1}]}',
+    "counts-short": b'{"counts":[[1]]}',
+    "counts-unknown-volume": b'{"counts":[[77,1,1,1]]}',
+    "counts-negative": b'{"counts":[[0,-1,1,1]]}',
+    "rows-number": b'{"rows":[5]}',
+    "volume-no-keys": b'{"kind":"volume"}',
+    "volume-other-disk": b'{"kind":"volume","index":0,"disk":1,"table":"","start":0,"length":0,"filesystem":null,'
+    b'"label":"","uuid":""}',
+    "volume-huge-index": b'{"kind":"volume","index":99999,"disk":0,"table":"","start":0,"length":0,"filesystem":null,'
+    b'"label":"","uuid":""}',
+    "working-nowhere": b'{"kind":"working","volume":-1}',
+    "finished-unknown": b'{"kind":"finished","volume":99}',
+    "disks-text": b'{"kind":"disks","sizes":"big"}',
+    "disks-true": b'{"kind":"disks","sizes":[true]}',
+    "progress-text": b'{"kind":"progress","files":"1","bytes":1,"done":1,"all":1}',
+    "ready-no-guards": b'{"kind":"ready"}',
+    "open-other-disk": b'{"kind":"open","disk":7,"name":"x"}',
+    "open-no-name": b'{"kind":"open","disk":0}',
+    "refused-late": b'{"kind":"refused","message":"please stop"}',
+    "deep": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "long-number": b'{"kind":"progress","files":' + b"9" * 10_000 + b"}",
+}
+
+
+def _connection() -> socket.socket:
+    return socket.socket(fileno=int(sys.argv[1]))
+
+
+def _say(raw: bytes) -> None:
+    _connection().sendall(raw)
+    time.sleep(60)
+
+
+def _say_for_ever(message: Callable[[int], bytes]) -> None:
+    connection = _connection()
+    number = 0
+    while True:
+        connection.sendall(frame(b"J", message(number)))
+        number += 1
+
+
+def _hang_up() -> None:
+    _connection().shutdown(socket.SHUT_RDWR)
+    time.sleep(60)
+
+
+def _loop() -> None:
+    while True:
+        pass
+
+
+def _eat() -> None:
+    kept = []
+    while True:
+        kept.append(bytearray(1 << 20))
+
+
+def _fork_and_exit() -> None:
+    for _ in range(4):
+        if os.fork() == 0:
+            _connection().detach()
+            time.sleep(60)
+    os._exit(9)
+
+
+def _raise() -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+def _recurse() -> None:
+    _recurse()
+
+
+def _many_findings(number: int) -> bytes:
+    return dump({"findings": [FINDING | {"subject": f"{number}.{one}"} for one in range(1000)]})
+
+
+def _many_gaps(number: int) -> bytes:
+    return dump({"gaps": [GAP | {"where": ["file", 0, f"/{number}/{one}"]} for one in range(1000)]})
+
+
+ACTS: dict[str, Callable[[], object]] = {
+    "segfault": lambda: ctypes.string_at(0),
+    "abort": os.abort,
+    "exit": lambda: os._exit(7),
+    "exit-0": lambda: os._exit(0),
+    "raise": _raise,
+    "recurse": _recurse,
+    "loop": _loop,
+    "sleep": lambda: time.sleep(600),
+    "eat": _eat,
+    "fork-and-exit": _fork_and_exit,
+    "hang-up": _hang_up,
+    "garbage": lambda: _say(os.urandom(10_000).replace(b"J", b"x").replace(b"D", b"x")),
+    "oversize": lambda: _say(struct.pack(">cI", b"J", 0xFFFFFFFF)),
+    "early-done": lambda: _say(frame(b"J", b'{"kind":"done","bytes_read":0}')),
+    "findings": lambda: _say_for_ever(_many_findings),
+    "big-findings": lambda: _say_for_ever(
+        lambda number: dump({"findings": [FINDING | {"evidence": {"a": "x" * (8 << 20), "n": number}}]})
+    ),
+    "gaps": lambda: _say_for_ever(_many_gaps),
+    "big-gaps": lambda: _say_for_ever(
+        lambda number: dump({"gaps": [GAP | {"where": ["volume", number % 4096], "detail": "x" * (1 << 20)}]})
+    ),
+    "wishes": lambda: _say_for_ever(lambda number: dump({"kind": "open", "disk": 0, "name": "../x"})),
+    "own-disk": lambda: _say_for_ever(lambda number: dump({"kind": "open", "disk": 0, "name": "disk.img"})),
+    "progress": lambda: _say_for_ever(
+        lambda number: json.dumps({"kind": "progress", "files": number, "bytes": 0, "done": 0, "all": 0}).encode()
+    ),
+    **{f"shape-{name}": lambda raw=raw: _say(frame(b"J", raw)) for name, raw in SHAPES.items()},  # type: ignore[misc]
+}
+
+
+class _EvilDetector:
+    name = "evil"
+    content_only = False
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+
+    def wants(self, file: FileEntry) -> bool:
+        return file.path == TARGET and file.volume == 0
+
+    def inspect(self, file: FileEntry) -> Iterator[Finding | Gap]:
+        self._act()
+        yield from ()
+
+
+class _EvilReader:
+    name = "evil"
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+
+    def probe(self, source: BlockSource) -> bool:
+        return FILESYSTEMS[0].probe(source)
+
+    def open(self, source: BlockSource, volume: int) -> Filesystem:
+        if volume == 0:
+            self._act()
+        return FILESYSTEMS[0].open(source, volume)
+
+
+def main(where: str, act: str) -> None:
+    """`where`: `start`, `index` (of volume 0), `file` (`TARGET` on volume 0, in a worker) or `coordinate`."""
+    does = ACTS[act]
+    patches: list[mock._patch[object]] = [mock.patch.object(parser, "_GRACE_SECONDS", GRACE_SECONDS)]
+    if where == "start":
+        does()
+    elif where == "index":
+        patches.append(mock.patch.object(parser, "FILESYSTEMS", (_EvilReader(does),)))
+    elif where == "file":
+
+        def detectors(options: DetectorOptions) -> Sequence[Detector]:
+            return (*make_detectors(options), _EvilDetector(does))
+
+        patches.append(mock.patch.object(parser, "make_detectors", detectors))
+    elif where == "coordinate":
+        real = workers.Pool.run
+
+        def run(pool: workers.Pool) -> Iterator[bytes | workers.Death]:
+            for answer in real(pool):
+                yield answer
+                does()
+
+        patches.append(mock.patch.object(workers.Pool, "run", run))
+    for patch in patches:
+        patch.start()
+    os._exit(parser.main())

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core.findings import GapReason
+from scanner import workers
+from scanner.wire import WireError, frame
+from scanner.workers import MAX_DEATHS, Board, Death, Pool, Position
+
+Work = Callable[[int, Position], Iterator[tuple[str, bytes]]]
+
+
+def plain(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+    position.done(1, at)
+    yield "rows", b"%d" % at
+    if at % 3 == 0:
+        yield "gaps", b'"%d"' % at
+
+
+def pool(
+    work: Work, count: int, *, jobs: int = 2, batch: int = 7, seconds: float = 10, board: Board | None = None
+) -> Pool:
+    return Pool(
+        work,
+        count,
+        workers=jobs,
+        batch=batch,
+        board=board or Board(jobs),
+        seconds=seconds,
+        tick=lambda: None,
+    )
+
+
+def results(run: Iterator[bytes | Death]) -> tuple[list[int], dict[int, GapReason]]:
+    """The inodes that were answered, in order, and those that were not survived."""
+    done: list[int] = []
+    dead: dict[int, GapReason] = {}
+    for answer in run:
+        if isinstance(answer, Death):
+            assert answer.at not in dead
+            dead[answer.at] = answer.reason
+        else:
+            done += json.loads(answer).get("rows", [])
+    return done, dead
+
+
+def no_child_is_left() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+@pytest.mark.parametrize(("count", "batch"), [(0, 1), (1, 1), (1, 100), (100, 1), (100, 7), (1000, 64)])
+def test_everything_once_and_in_order(jobs: int, count: int, batch: int) -> None:
+    board = Board(jobs)
+    done, dead = results(pool(plain, count, jobs=jobs, batch=batch, board=board).run())
+    assert done == list(range(count))
+    assert not dead
+    assert board.totals() == (count, sum(range(count)))
+    assert no_child_is_left()
+
+
+def _hang() -> None:
+    while True:
+        pass
+
+
+def _memory() -> None:
+    raise MemoryError
+
+
+def _bug() -> None:
+    raise ZeroDivisionError
+
+
+DEATHS = [
+    pytest.param(lambda: ctypes.string_at(0), GapReason.CRASHED, id="segfault"),
+    pytest.param(lambda: os._exit(0), GapReason.CRASHED, id="exit-0"),
+    pytest.param(lambda: os._exit(9), GapReason.CRASHED, id="exit-9"),
+    pytest.param(lambda: os.kill(os.getpid(), signal.SIGKILL), GapReason.OUT_OF_MEMORY, id="killed"),
+    pytest.param(lambda: os.kill(os.getpid(), signal.SIGBUS), GapReason.UNREADABLE, id="bus-error"),
+    pytest.param(lambda: os.kill(os.getpid(), signal.SIGXCPU), GapReason.TIMEOUT, id="cpu-limit"),
+    pytest.param(_hang, GapReason.TIMEOUT, id="loop"),
+    pytest.param(lambda: time.sleep(100), GapReason.TIMEOUT, id="sleep"),
+    pytest.param(_memory, GapReason.OUT_OF_MEMORY, id="memory"),
+    pytest.param(_bug, GapReason.CRASHED, id="bug"),
+]
+
+
+@pytest.mark.parametrize(("act", "reason"), DEATHS)
+@pytest.mark.parametrize("victim", [0, 6])
+def test_one_that_is_not_survived(act: Callable[[], object], reason: GapReason, victim: int) -> None:
+    def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+        yield from plain(at, position)
+        if at == victim:
+            act()
+
+    seconds = 0.8 if reason is GapReason.TIMEOUT else 10
+    done, dead = results(pool(work, 20, seconds=seconds).run())
+    assert done == [at for at in range(20) if at != victim]
+    assert dead == {victim: reason}
+    assert no_child_is_left()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_that_are_not_survived(seed: int) -> None:
+    chance = random.Random(seed)
+    victims = {at for at in range(150) if chance.random() < 0.15}
+
+    def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+        yield from plain(at, position)
+        if at in victims:
+            os._exit(5)
+
+    jobs, batch = chance.randrange(1, 4), chance.randrange(1, 30)
+    done, dead = results(pool(work, 150, jobs=jobs, batch=batch).run())
+    assert done == [at for at in range(150) if at not in victims]
+    assert set(dead) == victims
+
+
+def test_too_many_deaths_leave_out_whole_batches() -> None:
+    def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+        if at >= 0:
+            os._exit(5)
+        yield "rows", b""
+
+    answers = list(pool(work, 1000, batch=50).run())
+    assert all(isinstance(answer, Death) for answer in answers)
+    assert MAX_DEATHS < len(answers) < MAX_DEATHS + 50
+    assert isinstance(answers[-1], Death)
+    assert {answer.reason for answer in answers if isinstance(answer, Death)} == {GapReason.CRASHED, GapReason.LIMIT}
+
+
+def test_much_to_say_comes_in_pieces_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_PIECE_BYTES", 100)
+
+    def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+        yield from plain(at, position)
+        yield "rows", b'"' + b"x" * (at * 10) + b'"'
+        if at == 17:
+            os._exit(5)
+
+    answers = list(pool(work, 30, batch=30, jobs=1).run())
+    done = [row for answer in answers if isinstance(answer, bytes) for row in json.loads(answer)["rows"]]
+    assert [row for row in done if isinstance(row, int)] == [at for at in range(30) if at != 17]
+    assert [len(row) for row in done if isinstance(row, str)] == [at * 10 for at in range(30) if at != 17]
+    assert [answer.at for answer in answers if isinstance(answer, Death)] == [17]
+    assert len(answers) > 10
+
+
+def test_a_slow_reader_is_not_the_fault_of_a_file() -> None:
+    def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+        yield "rows", b'"' + b"x" * 300_000 + b'"'
+
+    answers: list[bytes | Death] = []
+    for answer in pool(work, 6, batch=1, seconds=1).run():
+        if not answers:
+            time.sleep(1.5)  # its pipe is full in the meantime
+        answers.append(answer)
+    assert not [answer for answer in answers if isinstance(answer, Death)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"garbage that is no frame", id="no-frame"),
+        pytest.param(b"J\xff\xff\xff\xff", id="oversize"),
+        pytest.param(frame(b"J", b"short"), id="no-range"),
+        pytest.param(frame(b"J", struct.pack("<QQ", 5, 6) + b"{}"), id="of-others"),
+        pytest.param(frame(b"J", struct.pack("<QQ", 0, 0) + b"{}"), id="of-nothing"),
+        pytest.param(frame(b"J", struct.pack("<QQ", 0, 99) + b"{}"), id="of-more-than-asked"),
+        pytest.param(frame(b"J", struct.pack("<QQ", 0, 4) + b"{}") * 2, id="twice"),
+    ],
+)
+def test_a_worker_that_was_taken_over(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    def write_all(fd: int, data: bytes) -> None:
+        os.write(fd, said)
+        time.sleep(20)
+
+    monkeypatch.setattr(workers, "_write_all", write_all)
+    begun = time.monotonic()
+    with pytest.raises(WireError):
+        list(pool(plain, 4, jobs=1, batch=4).run())
+    # its end is not waited for: it may never come
+    assert time.monotonic() - begun < 15
+
+
+def test_a_fork_that_keeps_the_pipe_open_does_not_hold_us_up() -> None:
+    def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
+        yield from plain(at, position)
+        if at == 3:
+            if os.fork() == 0:
+                time.sleep(12)
+                os._exit(0)
+            os._exit(5)
+
+    begun = time.monotonic()
+    done, dead = results(pool(work, 8, jobs=1, batch=8).run())
+    assert time.monotonic() - begun < 10
+    assert done == [0, 1, 2, 4, 5, 6, 7]
+    assert dead == {3: GapReason.CRASHED}
+
+
+def test_the_board() -> None:
+    board = Board(3)
+    board.write(1, 5, 10, 1 << 40)
+    board.write(2, 9, 1, 1)
+    assert board.read(1) == (5, 10, 1 << 40)
+    assert board.totals() == (11, (1 << 40) + 1)
+    position = Position(board, 1)
+    position.done(2, 3)
+    position.enter(6)
+    assert board.read(1) == (6, 12, (1 << 40) + 3)
+    assert Board(0).totals() == (0, 0)
