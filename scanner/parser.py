@@ -7,7 +7,6 @@ itself in. It says what it finds over the socket and asks there for backing file
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import signal
 import socket
@@ -244,7 +243,7 @@ class Parser:
             yield kind, raw
         size = files[0].size if files and files[0].mode & 0o170000 == 0o100000 else 0
         position.done(len(files), size)
-        yield "counts", json.dumps([one.volume.index, len(files), size, self._bytes_read() - before]).encode("ascii")
+        yield "counts", b"[%d,%d,%d,%d]" % (one.volume.index, len(files), size, self._bytes_read() - before)
 
     def _results(self, one: Indexed, items: list[FileEntry | Gap]) -> Iterator[Finding | Gap | Message]:
         if self._job.task is Task.SCAN:

@@ -6,7 +6,7 @@ scans of one disk give the same report whatever order the worker processes answe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -19,7 +19,6 @@ FindingKey = tuple[int, int, bytes, str, str]
 GapKey = tuple[int, int, bytes, str, str, int]
 
 EXIT_CODES: Mapping[Result, int] = {"clean": 0, "findings": 1, "gaps": 3}
-GAPS_LISTED = 1000
 
 
 @dataclass(frozen=True)
@@ -168,42 +167,6 @@ def gap_order(gap: Gap) -> GapKey:
     return (place, number, path, gap.reason.value, gap.detail, gap.count)
 
 
-def collapse(gaps: Iterable[Gap], limit: int = GAPS_LISTED) -> tuple[Gap, ...]:
-    """At most `limit` gaps for each volume (or disk) and reason; the rest of each become one `Gap` with their `count`.
-
-    A hostile disk can hold millions of broken files: no more than twice `limit` gaps of one kind are held at once. Those
-    that stay are the first by `gap_order`, so the order in which they come does not matter. Raises `ValueError` if
-    `limit` is less than 1.
-    """
-    if limit < 1:
-        raise ValueError("at least one gap of each kind is listed")
-    listed: dict[tuple[int, int, GapReason], list[Gap]] = {}
-    dropped: dict[tuple[int, int, GapReason], int] = {}
-    for gap in gaps:
-        key = (*_place(gap.where), gap.reason)
-        kind = listed.setdefault(key, [])
-        kind.append(gap)
-        if len(kind) > 2 * limit:
-            dropped[key] = dropped.get(key, 0) + _trim(kind, limit)
-    result: list[Gap] = []
-    for key, kind in listed.items():
-        rest = dropped.get(key, 0) + _trim(kind, limit)
-        result += kind
-        if rest:
-            result.append(
-                Gap(_parent(kind[0].where), key[2], f"{rest:,} more of this kind, not listed one by one", rest)
-            )
-    return tuple(sorted(result, key=gap_order))
-
-
-def _trim(kind: list[Gap], limit: int) -> int:
-    """Sort `kind` and cut it to `limit`; returns how many things the cut-off gaps stood for."""
-    kind.sort(key=gap_order)
-    count = sum(gap.count for gap in kind[limit:])
-    del kind[limit:]
-    return count
-
-
 def _place(where: Location) -> tuple[int, int]:
     match where:
         case Machine():
@@ -212,7 +175,3 @@ def _place(where: Location) -> tuple[int, int]:
             return (1, disk)
         case InVolume(volume) | InFile(volume):
             return (2, volume)
-
-
-def _parent(where: Location) -> Location:
-    return InVolume(where.volume) if isinstance(where, InFile) else where

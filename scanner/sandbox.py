@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from scanner.disks import Disk, open_backing
 from scanner.gaps import GapLog
 from scanner.guards import Guard
 from scanner.job import Job, Task
+from scanner.process import cause, end, has_ended
 from scanner.wire import (
     MAX_VOLUMES,
     FrameReader,
@@ -46,7 +46,6 @@ _WISHES_PER_DISK: Final = 20  # backing files that a parser may ask for; chains 
 _LOOK_SECONDS: Final = 0.5  # how often a silent parser is looked after
 _SEND_SECONDS: Final = 30.0  # a parser that does not read what it asked for is broken
 _MAX_RESTARTS: Final = 16
-_STDERR_BYTES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -183,7 +182,7 @@ class _Attempt:
             except _Gone:
                 pass
             finally:
-                status = _end(process, kill=not self._done)
+                status = end(process, kill=not self._done)
             if self._refused is not None:
                 raise ConfigError(self._refused)
             if timed_out:
@@ -196,7 +195,7 @@ class _Attempt:
                 return self._at, GapReason.CRASHED, "the parser closed its connection and was ended"
             if self._done:
                 return None
-            return self._at, *_cause(status, stderr)
+            return self._at, *cause(status, stderr)
 
     def _start(self, theirs: socket.socket, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-I", "-X", "utf8", "-m", "scanner.parser", str(theirs.fileno()), str(os.getpid())]
@@ -218,7 +217,7 @@ class _Attempt:
             if left <= 0:
                 return False
             if not select.select([connection], [], [], min(left, _LOOK_SECONDS))[0]:
-                if _has_ended(pid):
+                if has_ended(pid):
                     return True  # something it forked holds the socket open
                 continue
             try:
@@ -351,44 +350,3 @@ def _send(connection: socket.socket, message: Message) -> None:
         raise WireError("it does not read what it asked for") from error
     except OSError as error:
         raise _Gone from error
-
-
-def _end(process: subprocess.Popen[bytes], *, kill: bool) -> int | None:
-    """Wait for the parser, or end it with all its workers. Returns its status as `Popen.returncode`, None if we ended it."""
-    ended = False
-    try:
-        # a parser that died by itself has already closed its socket: give it the moment to be counted
-        deadline = time.monotonic() + (0.5 if kill else 2)
-        while not (ended := _has_ended(process.pid)) and time.monotonic() < deadline:
-            time.sleep(0.005)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # workers too; the group id cannot be reused before we wait
-        except ProcessLookupError:
-            pass
-        process.wait()
-    return process.returncode if ended else None
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether it is dead; it stays a zombie, so that its number stays taken."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _cause(status: int, stderr: IO[bytes]) -> tuple[GapReason, str]:
-    match -status:
-        case signal.SIGALRM:
-            return GapReason.TIMEOUT, "its metadata could not be read in time"
-        case signal.SIGXCPU:
-            return GapReason.TIMEOUT, "the parser used up its processor time"
-        case signal.SIGKILL:
-            return GapReason.OUT_OF_MEMORY, "the parser was killed, most likely by the system for lack of memory"
-        case signal.SIGBUS:
-            return GapReason.UNREADABLE, "the disk could not be read (SIGBUS)"
-    stderr.seek(0, os.SEEK_END)
-    stderr.seek(max(0, stderr.tell() - _STDERR_BYTES))
-    said = stderr.read().decode("utf-8", "replace").strip().splitlines()
-    last = f": {printable(said[-1][:300])}" if said else ""
-    if "MemoryError" in last:
-        return GapReason.OUT_OF_MEMORY, "the parser reached its memory limit"
-    return GapReason.CRASHED, f"the parser crashed ({'signal' if status < 0 else 'status'} {abs(status)}){last}"

@@ -47,16 +47,15 @@ def _results(detector: Detector, file: FileEntry, looked: dict[str, list[Finding
 
 
 def _inspect(detector: Detector, file: FileEntry) -> Iterator[Finding | Gap]:
-    where = InFile.of(file)
     try:
         if detector.wants(file):
             yield from detector.inspect(file)
     except Error as error:
-        yield Gap(where, reason_of(error), str(error))
+        yield Gap(InFile.of(file), reason_of(error), str(error))
     except MemoryError:
-        yield Gap(where, GapReason.OUT_OF_MEMORY, f"{detector.name}: not enough memory for this file")
+        yield Gap(InFile.of(file), GapReason.OUT_OF_MEMORY, f"{detector.name}: not enough memory for this file")
     except Exception as error:  # noqa: BLE001  hostile bytes may raise anything: this is the border
-        yield Gap(where, GapReason.DETECTOR_FAILED, f"{detector.name}: {error!r}"[:500])
+        yield Gap(InFile.of(file), GapReason.DETECTOR_FAILED, f"{detector.name}: {error!r}"[:500])
 
 
 ToDisk = Callable[[Extent], Message]

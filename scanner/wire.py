@@ -24,6 +24,7 @@ MAX_VOLUMES: Final = 4096
 MAX_DISKS: Final = 4096
 _HEAD: Final = struct.Struct(">cI")
 Message = dict[str, Any]
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each call
 
 
 class WireError(Error):
@@ -36,7 +37,7 @@ class Closed(Error):
 
 def dump(message: Mapping[str, object]) -> bytes:
     """JSON that survives any text, lone surrogates included."""
-    return json.dumps(message, separators=(",", ":")).encode("ascii")
+    return _ENCODE(message).encode("ascii")
 
 
 def frame(kind: bytes, body: bytes) -> bytes:
@@ -190,20 +191,15 @@ def row_in(value: object) -> Message:
     mtime_ns, deleted = given.get("mtime_ns"), given.get("deleted")
     if not isinstance(mtime_ns, int) or abs(mtime_ns) >= 1 << 72 or not isinstance(deleted, bool):
         raise WireError("a line of a listing was expected")
-    row: Message = {
-        "volume": int_in(given.get("volume"), MAX_VOLUMES),
-        "path": text_in(given.get("path")),
-        "type": text_in(given.get("type"), 20),
-        "size": int_in(given.get("size")),
-        "mode": int_in(given.get("mode"), 0xFFFF),
-        "uid": int_in(given.get("uid")),
-        "gid": int_in(given.get("gid")),
-        "mtime_ns": mtime_ns,
-        "inode": int_in(given.get("inode")),
-        "nlink": int_in(given.get("nlink")),
-        "deleted": deleted,
-    }
-    for key, check in (("sha256", _digest_in), ("target", text_in), ("extents", _extents_in), ("xattrs", _xattrs_in)):
+    row: Message = {"volume": 0, "path": text_in(given.get("path")), "type": text_in(given.get("type"), 20)}
+    for key, most in _ROW_NUMBERS:
+        number = given.get(key)
+        if type(number) is not int or not 0 <= number <= most:  # a bool is no number
+            raise WireError("a number was expected")
+        row[key] = number
+    row["mtime_ns"] = mtime_ns
+    row["deleted"] = deleted
+    for key, check in _ROW_CHECKS:
         if key in given:
             row[key] = None if given[key] is None else check(given[key])
     return row
@@ -225,3 +221,16 @@ def _xattrs_in(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise WireError("extended attributes were expected")
     return {text_in(name): text_in(content) for name, content in value.items()}
+
+
+_MANY: Final = 1 << 64
+_ROW_NUMBERS: Final = (
+    ("volume", MAX_VOLUMES),
+    ("size", _MANY),
+    ("mode", 0xFFFF),
+    ("uid", _MANY),
+    ("gid", _MANY),
+    ("inode", _MANY),
+    ("nlink", _MANY),
+)
+_ROW_CHECKS: Final = (("sha256", _digest_in), ("target", text_in), ("extents", _extents_in), ("xattrs", _xattrs_in))

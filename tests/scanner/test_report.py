@@ -4,12 +4,10 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from core.findings import Finding, Gap, GapReason, InFile, InVolume, Machine, OnDisk, Severity
-from scanner.report import Report, VolumeReport, collapse
-from tests.scanner.reports.samples import EICAR, MARKUP, SHELL, SUDO, UUID, found, gap_lists, make
+from scanner.report import Report, VolumeReport
+from tests.scanner.reports.samples import EICAR, MARKUP, SHELL, SUDO, UUID, found, make
 
 SWAP = Gap(InVolume(1), GapReason.SWAP, "swap space")
 BROKEN = Gap(InFile(0, b"/x"), GapReason.CORRUPT, "bad magic", 4)
@@ -102,52 +100,6 @@ def test_fingerprints_outlive_reordered_volumes() -> None:
 def test_severity_comes_first() -> None:
     order = [rule.severity for rule in make(tuple(found(rule, b"/") for rule in (MARKUP, SUDO, EICAR))).rules_found()]
     assert order == [Severity.CRITICAL, Severity.MEDIUM, Severity.INFO]
-
-
-@pytest.mark.parametrize(
-    ("many", "limit", "listed", "rest"),
-    [
-        pytest.param(0, 3, 0, 0, id="none"),
-        pytest.param(3, 3, 3, 0, id="exactly"),
-        pytest.param(4, 3, 3, 1, id="one-more"),
-        pytest.param(5_000, 3, 3, 4_997, id="many"),
-        pytest.param(1_001, 1_000, 1_000, 1, id="default"),
-    ],
-)
-def test_collapse(many: int, limit: int, listed: int, rest: int) -> None:
-    gaps = [Gap(InFile(1, b"/%06d" % number), GapReason.CORRUPT, "x") for number in range(many)]
-    expected = [*gaps[:listed]]
-    if rest:
-        detail = f"{rest:,} more of this kind, not listed one by one"
-        expected.insert(0, Gap(InVolume(1), GapReason.CORRUPT, detail, rest))
-    random.Random(1).shuffle(gaps)
-    assert list(collapse(gaps, limit)) == expected
-
-
-def test_collapse_keeps_kinds_apart() -> None:
-    gaps = [
-        Gap(InFile(0, b"/a"), GapReason.CORRUPT, ""),
-        Gap(InVolume(0), GapReason.SWAP, ""),
-        Gap(InFile(1, b"/a"), GapReason.CORRUPT, ""),
-        Gap(OnDisk(0), GapReason.CORRUPT, ""),
-        Gap(Machine(), GapReason.CORRUPT, ""),
-    ]
-    assert len(collapse(gaps, 1)) == 5
-
-
-def test_collapse_refuses_to_list_nothing() -> None:
-    with pytest.raises(ValueError):
-        collapse([], 0)
-
-
-@given(gap_lists, st.integers(1, 3), st.randoms(use_true_random=False))
-def test_collapse_loses_nothing(gaps: list[Gap], limit: int, shuffle: random.Random) -> None:
-    once = collapse(gaps, limit)
-    assert sum(gap.count for gap in once) == sum(gap.count for gap in gaps)
-    assert {gap.reason for gap in once} == {gap.reason for gap in gaps}
-    again = list(gaps)
-    shuffle.shuffle(again)
-    assert collapse(again, limit) == once
 
 
 def test_duplicates_of_a_finding_stay() -> None:

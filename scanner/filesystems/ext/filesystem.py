@@ -145,16 +145,15 @@ class ExtFilesystem:
 
     def _named(self, number: int, entries: list[int]) -> Iterator[FileEntry | Gap]:
         paths = [self._names.path(entry) for entry in entries]
-        first = InFile(self.volume, paths[0])
         try:
             inode = self._inodes.read(number)
         except (Corrupt, Unreadable) as error:
-            yield Gap(first, reason_of(error), str(error))
+            yield Gap(InFile(self.volume, paths[0]), reason_of(error), str(error))
             return
         lost = self._names.parent(entries[0]) == LOST
         deleted = lost and not inode.nlink
         for detail in self._doubts(inode, len(paths), lost=lost):
-            yield Gap(first, GapReason.CORRUPT, detail)
+            yield Gap(InFile(self.volume, paths[0]), GapReason.CORRUPT, detail)
         if inode.mode:
             for path in paths:
                 yield ExtEntry(self._inodes, inode, path, volume=self.volume, deleted=deleted)

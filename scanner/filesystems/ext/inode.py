@@ -35,6 +35,7 @@ class Inode:
         "flags",
         "generation",
         "gid",
+        "kind",
         "mode",
         "mtime_ns",
         "nlink",
@@ -44,6 +45,7 @@ class Inode:
     )
 
     mode: int
+    kind: int
     size: int
     uid: int
     gid: int
@@ -80,7 +82,7 @@ class Inode:
         self.uid = uid | uid_high << 16
         self.gid = gid | gid_high << 16
         self.file_acl = file_acl | file_acl_high << 32
-        kind = stat.S_IFMT(self.mode)
+        self.kind = kind = self.mode & 0xF000  # the file type bits
         large = kind == stat.S_IFREG or (kind == stat.S_IFDIR and sb.incompat & INCOMPAT_LARGEDIR)
         self.size = size | size_high << 32 if large else size
         self.body = raw[128:]
@@ -96,11 +98,6 @@ class Inode:
         self.checksum_right = not sb.has_checksums or _checksum_right(
             number, raw, self.generation, self.extra_bytes, sb
         )
-
-    @property
-    def kind(self) -> int:
-        """The file type bits of the mode."""
-        return stat.S_IFMT(self.mode)
 
     def seed(self, sb: Superblock) -> int:
         """Where the checksums of this inode's own blocks start from."""
