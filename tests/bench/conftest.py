@@ -1,0 +1,10 @@
+"""The benchmark is no installed package: it is found beside the tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parent.parent.parent)
+if ROOT not in sys.path:
+    sys.path.append(ROOT)
