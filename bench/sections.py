@@ -82,12 +82,12 @@ def read_and_hash(image: Image, rounds: int) -> Section:
     return Section(
         "Read and hash every file",
         f"{_said(image)}, ext4, copied from a Debian system. {rounds} alternating rounds, medians; all in the page cache; "
-        "each kernel run on a fresh read-only loop mount. Every hash was compared: all readers say the same.",
+        "each kernel run on a fresh read-only loop mount. Every hash of `kumomori ls` was compared with the kernel's: they are equal.",
         _head("kernel"),
         [_figures(name, usages, found[kernel], image.content) for name, usages in found.items()],
         [
             _KERNEL_NOTE,
-            "`kumomori ls` also writes a line of JSON for each file; the others print nothing.",
+            "`kumomori ls` also passes each file through guarded processes and writes a line of JSON; the others print nothing.",
             *gaps,
         ],
     )

@@ -16,7 +16,7 @@ from scanner.filesystems.ext.mapping import block_runs
 from scanner.filesystems.ext.superblock import Superblock
 from scanner.filesystems.stream import Run, RunStream
 
-_WINDOW_BYTES: Final = 1 << 16
+_WINDOW_BYTES: Final = 1 << 12  # the walk jumps: larger ones would mostly be read for nothing
 
 
 class Inodes:
@@ -50,8 +50,9 @@ class Inodes:
         start, window = self._window
         inside = at - start
         if not 0 <= inside <= len(window) - self.sb.inode_bytes:
-            start = at - at % _WINDOW_BYTES
-            window = bytes(self.source.read(start, _WINDOW_BYTES))
+            size = max(_WINDOW_BYTES, self.sb.inode_bytes)  # both powers of two, so that no record lies across two
+            start = at - at % size
+            window = bytes(self.source.read(start, size))
             self._window = (start, window)
             inside = at - start
         return window[inside : inside + self.sb.inode_bytes]
