@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VAR := var
 COMPILE := --quiet --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe --strip-extras --all-build-deps
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -44,7 +44,7 @@ check: setup-dev ## format, lint, types, import rules
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/mypy --no-error-summary --python-version 3.10 core
-	@$(BIN)/lint-imports --no-timing >/dev/null || $(BIN)/lint-imports
+	@out=$$($(BIN)/lint-imports 2>&1) || { echo "$$out"; exit 1; }
 
 test: check ## checks and the whole suite
 	@scripts/system-packages.sh

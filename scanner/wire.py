@@ -191,14 +191,14 @@ def row_in(value: object) -> Message:
     mtime_ns, deleted = given.get("mtime_ns"), given.get("deleted")
     if not isinstance(mtime_ns, int) or abs(mtime_ns) >= 1 << 72 or not isinstance(deleted, bool):
         raise WireError("a line of a listing was expected")
-    row: Message = {"volume": 0, "path": text_in(given.get("path")), "type": text_in(given.get("type"), 20)}
+    path, kind = text_in(given.get("path")), text_in(given.get("type"), 20)
+    row: Message = {"volume": 0, "path": path, "type": kind, "size": 0, "mode": 0, "uid": 0, "gid": 0}
+    row |= {"mtime_ns": mtime_ns, "inode": 0, "nlink": 0, "deleted": deleted}
     for key, most in _ROW_NUMBERS:
         number = given.get(key)
         if type(number) is not int or not 0 <= number <= most:  # a bool is no number
             raise WireError("a number was expected")
         row[key] = number
-    row["mtime_ns"] = mtime_ns
-    row["deleted"] = deleted
     for key, check in _ROW_CHECKS:
         if key in given:
             row[key] = None if given[key] is None else check(given[key])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import random
@@ -85,12 +86,22 @@ def _bug() -> None:
     raise ZeroDivisionError
 
 
+def _segfault() -> None:
+    faulthandler.disable()  # pytest's, which would write a trace into the test's output
+    ctypes.string_at(0)
+
+
+def _bus_error() -> None:
+    faulthandler.disable()
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
 DEATHS = [
-    pytest.param(lambda: ctypes.string_at(0), GapReason.CRASHED, id="segfault"),
+    pytest.param(_segfault, GapReason.CRASHED, id="segfault"),
     pytest.param(lambda: os._exit(0), GapReason.CRASHED, id="exit-0"),
     pytest.param(lambda: os._exit(9), GapReason.CRASHED, id="exit-9"),
     pytest.param(lambda: os.kill(os.getpid(), signal.SIGKILL), GapReason.OUT_OF_MEMORY, id="killed"),
-    pytest.param(lambda: os.kill(os.getpid(), signal.SIGBUS), GapReason.UNREADABLE, id="bus-error"),
+    pytest.param(_bus_error, GapReason.UNREADABLE, id="bus-error"),
     pytest.param(lambda: os.kill(os.getpid(), signal.SIGXCPU), GapReason.TIMEOUT, id="cpu-limit"),
     pytest.param(_hang, GapReason.TIMEOUT, id="loop"),
     pytest.param(lambda: time.sleep(100), GapReason.TIMEOUT, id="sleep"),
