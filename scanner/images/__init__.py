@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.blocks import BlockSource
-from core.errors import Corrupt, LimitExceeded, Unsupported
+from core.errors import Corrupt, LimitExceeded, Unreadable, Unsupported
 from scanner.images.base import HEAD_BYTES, TAIL_BYTES, DiskFile, ImageFormat, OpenBacking
 from scanner.images.others import OTHERS, FixedVhd
 from scanner.images.qcow2 import Qcow2
@@ -48,7 +48,10 @@ def _open(file: DiskFile, open_backing: OpenBacking, image_format: str | None, d
 
 def _format_of(file: DiskFile, image_format: str | None) -> ImageFormat:
     head = bytes(file.read(0, HEAD_BYTES))
-    tail = bytes(file.read(max(0, file.size - TAIL_BYTES), TAIL_BYTES))
+    try:
+        tail = bytes(file.read(max(0, file.size - TAIL_BYTES), TAIL_BYTES))
+    except Unreadable:
+        tail = b""  # a device that fails at its end may still be read up to there
     raw = IMAGES[-1]
     if image_format is None:
         # the last two refuse nothing that a raw disk can hold
