@@ -62,6 +62,9 @@ soak: setup-dev ## the long tests in full; keeps their result in docs/soak.md
 	@mkdir -p $(VAR)
 	@$(BIN)/pytest tests/soak --quiet --capture=no | tee $(VAR)/soak.log
 	@{ echo "# Soak"; echo; echo "What \`make soak\` printed last, on $$(date -u +%F), Linux $$(uname -r | cut -d. -f1-2) $$(uname -m):"; echo; \
+	  echo "*equal*: all files as before; *gaps*: something differs and the scan says so; *refused*: not opened, with a reason;"; \
+	  echo "*changed*: content or a name differs where the filesystem has no checksum that could tell; *failures*: an exception,"; \
+	  echo "a hang, memory beyond the limit, or a file that vanished without a gap."; echo; \
 	  grep '; [0-9]* failures$$' $(VAR)/soak.log | sed 's/^/- /'; } > docs/soak.md
 
 lock: setup-dev ## renew requirements/*.txt from pyproject.toml
