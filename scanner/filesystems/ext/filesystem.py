@@ -16,7 +16,13 @@ from scanner.filesystems.ext.inodes import Inodes
 from scanner.filesystems.ext.journal import Journal
 from scanner.filesystems.ext.mapping import BlockRun, block_runs
 from scanner.filesystems.ext.names import Names
-from scanner.filesystems.ext.superblock import INCOMPAT_READ, INCOMPAT_RECOVER, Superblock, read_superblock
+from scanner.filesystems.ext.superblock import (
+    COMPAT_HAS_JOURNAL,
+    INCOMPAT_READ,
+    INCOMPAT_RECOVER,
+    Superblock,
+    read_superblock,
+)
 from scanner.filesystems.ext.tree import LOST, Tree
 from scanner.gaps import GapLog, reason_of
 
@@ -119,6 +125,8 @@ class ExtFilesystem:
         """The source under its journal; as it is, with a gap, if the journal cannot be replayed."""
         sb = self._sb
         try:
+            if not sb.compat & COMPAT_HAS_JOURNAL:
+                raise Corrupt("the filesystem asks for a replay, but has no journal")  # nor does the kernel replay one
             journal = Journal(source, _journal_runs(source, sb), sb.block_bytes)
             overlay = journal.replay(sb.blocks)
         except Error as error:

@@ -60,9 +60,9 @@ class Inodes:
     def runs(self, inode: Inode) -> list[Run]:
         """The stored bytes of a regular file, directory or long symlink, clipped to its size."""
         if (
-            inode.flags & INLINE_DATA
-            or inode.kind not in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
+            inode.kind not in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
             or self._is_fast_symlink(inode)
+            or xattr.inline_tail(inode, self.sb) is not None
         ):
             return []
         size = self.sb.block_bytes
@@ -82,19 +82,14 @@ class Inodes:
         """The content of a file, the target of a symlink. Raises `Encrypted`, `Corrupt`, `Unreadable`, `LimitExceeded`."""
         if inode.flags & ENCRYPTED:
             raise Encrypted("encrypted by fscrypt; its key is not here")
-        if inode.flags & INLINE_DATA:
-            return io.BytesIO(self._inline(inode))
+        tail = xattr.inline_tail(inode, self.sb)
+        if tail is not None:
+            return io.BytesIO(_inline(inode, tail))
         if self._is_fast_symlink(inode):
             return io.BytesIO(inode.block[: inode.size])
         if inode.kind not in {stat.S_IFREG, stat.S_IFLNK}:
             return io.BytesIO(b"")
         return cast("BinaryIO", RunStream(self.source, self.runs(inode), inode.size))
-
-    def _inline(self, inode: Inode) -> bytes:
-        content = inode.block + xattr.inline_tail(inode, self.sb)
-        if len(content) < inode.size:
-            raise Corrupt("its inline content is shorter than its size")
-        return content[: inode.size]
 
     def attributes(self, inode: Inode) -> Mapping[bytes, bytes]:
         def value(number: int) -> bytes:
@@ -105,3 +100,10 @@ class Inodes:
             return RunStream(self.source, self.runs(holder), size).read(size) or b""
 
         return xattr.attributes(self.source, self.sb, inode, value)
+
+
+def _inline(inode: Inode, tail: bytes) -> bytes:
+    content = inode.block + tail
+    if len(content) < inode.size:
+        raise Corrupt("its inline content is shorter than its size")
+    return content[: inode.size]

@@ -15,13 +15,14 @@ from core.errors import Corrupt, LimitExceeded, Unreadable
 from core.findings import Gap, GapReason, InVolume
 from scanner.filesystems.ext import directory, xattr
 from scanner.filesystems.ext.groups import Group
-from scanner.filesystems.ext.inode import EA_INODE, ENCRYPTED, INLINE_DATA, Inode
+from scanner.filesystems.ext.inode import EA_INODE, ENCRYPTED, Inode
 from scanner.filesystems.ext.inodes import Inodes
 from scanner.filesystems.ext.mapping import block_runs, read_block
 from scanner.filesystems.ext.names import MAX_DEPTH, MAX_NAMES, Names
 from scanner.gaps import GapLog, reason_of
 
 _ROOT: Final = 2
+_FIRST_INODE: Final = 11  # those before have fixed meanings; the superblock's own number could hide more
 LOST: Final = 0xFFFFFFFF  # a made-up inode number: the directory of all that has no name
 LOST_DIRECTORY: Final = b"$OrphanFiles"
 _TABLE_BYTES: Final = 1 << 20
@@ -175,9 +176,9 @@ class Tree:
 
     def _directory_areas(self, inode: Inode, problem: directory.Problem) -> Iterator[bytes]:
         sb = self._sb
-        if inode.flags & INLINE_DATA:
+        tail = xattr.inline_tail(inode, sb)
+        if tail is not None:
             yield inode.block[4:]
-            tail = xattr.inline_tail(inode, sb)
             yield tail[: max(0, inode.size - 60)]
             return
         seed = inode.seed(sb)
@@ -217,7 +218,9 @@ class Tree:
         for which, slots in sorted(self._slots.items()):
             base = which * sb.inodes_per_group + 1
             for slot, value in enumerate(slots):
-                if value and not value & (_NAMED | _ATTRIBUTE):
-                    number = base + slot
-                    if number >= sb.first_inode and number not in sb.hidden_inodes:
-                        yield number
+                number = base + slot
+                if not value or value & (_NAMED | _ATTRIBUTE) or number < _FIRST_INODE:
+                    continue
+                # quota files and the like; no field of the superblock can hide what was deleted while it ran
+                if value & _UNLINKED or number not in sb.hidden_inodes:
+                    yield number

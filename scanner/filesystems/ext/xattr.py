@@ -12,7 +12,7 @@ from typing import Final
 from core.blocks import BlockSource
 from core.errors import Corrupt
 from scanner.filesystems.ext.crc import crc32c
-from scanner.filesystems.ext.inode import EA_INODE, Inode
+from scanner.filesystems.ext.inode import EA_INODE, INLINE_DATA, Inode
 from scanner.filesystems.ext.mapping import read_block
 from scanner.filesystems.ext.superblock import INCOMPAT_EA_INODE, Superblock
 
@@ -50,17 +50,24 @@ def attributes(source: BlockSource, sb: Superblock, inode: Inode, read_value: Re
     return found
 
 
-def inline_tail(inode: Inode, sb: Superblock) -> bytes:
-    """The part of an inline file that did not fit into `i_block`: the hidden attribute `system.data`."""
+def inline_tail(inode: Inode, sb: Superblock) -> bytes | None:
+    """The part of an inline file that did not fit into `i_block`: the hidden attribute `system.data`, which may be empty.
+
+    None: the content is in blocks. As for the kernel, the flag alone does not make a file inline.
+    """
+    if not inode.flags & INLINE_DATA:
+        return None
     for area, base, at in _body_area(inode):
         for index, name, value in _entries(area, base, at, sb, None):
             if index == 7 and name == b"data":
                 return value
-    return b""
+    return None
 
 
 def _body_area(inode: Inode) -> Iterator[tuple[bytes, int, int]]:
     at = inode.extra_bytes
+    if not at:
+        return  # nor does the kernel look for attributes then
     if inode.body[at : at + 4] == _MAGIC:
         yield inode.body, at + 4, at + 4
 
