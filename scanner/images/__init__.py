@@ -55,7 +55,7 @@ def _format_of(file: DiskFile, image_format: str | None) -> ImageFormat:
     raw = IMAGES[-1]
     if image_format is None:
         # the last two refuse nothing that a raw disk can hold
-        candidates = IMAGES[-2:] if _is_partitioned(head) else IMAGES
+        candidates = IMAGES[-2:] if _is_surely_raw(head) else IMAGES
         return next(image for image in candidates if image.probe(head, tail))
     if image_format == raw.name or image_format in _AS_RAW:
         return raw
@@ -68,8 +68,11 @@ def _format_of(file: DiskFile, image_format: str | None) -> ImageFormat:
     raise Corrupt(f"the image is said to be {image_format}, but does not look like it")
 
 
-def _is_partitioned(head: bytes) -> bool:
-    """A GPT header, or an MBR with at least one partition, stands where only a raw disk has it."""
+def _is_surely_raw(head: bytes) -> bool:
+    """A GPT header, an MBR with at least one partition, or an ext superblock stands where only a raw disk has it."""
+    superblock = head[1024:2048]
+    if superblock[56:58] == b"\x53\xef" and superblock[24] <= 6 and any(superblock[:4]) and any(superblock[32:36]):
+        return True  # ext leaves the first 1024 bytes free: the machine's root could write any image header there
     if b"EFI PART" in {head[512:520], head[4096:4104]}:
         return True
     entries = [head[at : at + 16] for at in range(446, 510, 16)]

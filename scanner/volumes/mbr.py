@@ -21,7 +21,6 @@ MAX_LOGICAL = 128
 
 _BOOT_SIGNATURE = b"\x55\xaa"
 _ENTRY = struct.Struct("<B3xB3xII")  # boot indicator, type, start, sectors; the CHS fields mean nothing any more
-_FOREIGN = (b"NTFS    ", b"EXFAT   ", b"ReFS\0\0\0\0", b"-FVE-FS-")  # boot sectors of filesystems, at byte 3
 
 
 class Entry(NamedTuple):
@@ -50,7 +49,7 @@ def read_mbr(disk: BlockSource, sector_bytes: int | None) -> Table | None:
     if entries is None:
         return None
     used = [(number, entry) for number, entry in enumerate(entries, 1) if entry.sectors]
-    if not used or (_is_boot_sector(sector) and not _is_sane([entry for _, entry in used], disk.size)):
+    if not used or (is_fat(sector) and not any(_is_inside(entry, disk.size) for _, entry in used)):
         return None
     used = [(number, entry) for number, entry in used if entry.type != PROTECTIVE]
     table = Table(sector_bytes=sector_bytes or _sector_bytes(disk, [entry for _, entry in used]))
@@ -75,19 +74,12 @@ def _partition(number: int, entry: Entry, base: int, sector_bytes: int) -> Parti
     return Partition("mbr", number, start, entry.sectors * sector_bytes, f"0x{entry.type:02x}")
 
 
-def _is_boot_sector(sector: bytes) -> bool:
-    """The first sector of a FAT, NTFS, exFAT or ReFS volume ends in 55 AA, too; where an MBR has entries is its code."""
-    return sector[3:11] in _FOREIGN or is_fat(sector)
+def _is_inside(entry: Entry, size: int) -> bool:
+    """Behind sector 0 and on the disk. Where an MBR has entries a FAT boot sector has code, which seldom looks like this.
 
-
-def _is_sane(entries: list[Entry], size: int) -> bool:
-    """No code looks like this by chance: every entry behind sector 0, inside the disk, and apart from the others."""
-    end = 1
-    for entry in sorted(entries, key=lambda one: one.start):
-        if entry.start < end:
-            return False
-        end = entry.start + entry.sectors
-    return end * 512 <= size
+    What the kernel takes for a table is one to us: a filesystem's boot sector in front of it must not hide partitions.
+    """
+    return 0 < entry.start * 512 < size
 
 
 def _sector_bytes(disk: BlockSource, entries: list[Entry]) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Final
 
 MAX_DEPTH: Final = 4096
+MAX_PATH_BYTES: Final = 1 << 15
 MAX_NAMES: Final = 50_000_000
-_CACHED_PATHS: Final = 20_000
+_CACHED_BYTES: Final = 8 << 20
 
 
 class Names:
@@ -25,6 +26,7 @@ class Names:
         self._directories: dict[int, int] = {}  # inode -> the entry that names it, or -1 for the root
         self._order = array("Q")
         self._paths: dict[int, bytes] = {}
+        self._cached_bytes = 0
 
     def __len__(self) -> int:
         return len(self._inode)
@@ -81,7 +83,9 @@ class Names:
             parts.append(b"/" + self.name(entry))
             at = self._parent[entry]
         path = known + b"".join(reversed(parts))
-        if len(self._paths) >= _CACHED_PATHS:
+        self._cached_bytes += len(path) + 200
+        if self._cached_bytes > _CACHED_BYTES:
             self._paths.clear()
+            self._cached_bytes = len(path) + 200
         self._paths[inode] = path
         return path

@@ -52,7 +52,6 @@ class Superblock:
     blocks_per_group: int
     inodes_per_group: int
     inode_bytes: int
-    first_inode: int
     compat: int
     incompat: int
     ro_compat: int
@@ -152,7 +151,6 @@ def read_superblock(source: BlockSource) -> Superblock:
         blocks_per_group=u32(32),
         inodes_per_group=u32(40),
         inode_bytes=u16(88) if dynamic else 128,
-        first_inode=u32(84) if dynamic else 11,
         compat=u32(92) if dynamic else 0,
         incompat=incompat,
         ro_compat=ro_compat,

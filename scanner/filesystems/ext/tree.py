@@ -18,7 +18,7 @@ from scanner.filesystems.ext.groups import Group
 from scanner.filesystems.ext.inode import EA_INODE, ENCRYPTED, Inode
 from scanner.filesystems.ext.inodes import Inodes
 from scanner.filesystems.ext.mapping import block_runs, read_block
-from scanner.filesystems.ext.names import MAX_DEPTH, MAX_NAMES, Names
+from scanner.filesystems.ext.names import MAX_DEPTH, MAX_NAMES, MAX_PATH_BYTES, Names
 from scanner.gaps import GapLog, reason_of
 
 _ROOT: Final = 2
@@ -134,9 +134,10 @@ class Tree:
                         continue
                     if names.is_directory(number):
                         self._gap(GapReason.CORRUPT, f"directory inode {number} has more than one name")
-                    elif depth > MAX_DEPTH:
+                    elif depth > MAX_DEPTH or len(names.path(entry)) > MAX_PATH_BYTES:
                         names.add_directory(number, entry)
-                        self._gap(GapReason.LIMIT, f"directories nested deeper than {MAX_DEPTH} were not read")
+                        limits = f"{MAX_DEPTH} levels or {MAX_PATH_BYTES} bytes"
+                        self._gap(GapReason.LIMIT, f"directories deeper than {limits} were not read")
                     else:
                         names.add_directory(number, entry)
                         following.append(number)
