@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from core.files import FileEntry
 from core.findings import Finding, Gap, InFile, Rule, Severity
 from core.text import escape
-from scanner.detectors.base import is_regular, once_each, read_lines
+from scanner.detectors.base import behind_link, is_link, is_regular, once_each, read_lines
 
 RULE = Rule(
     "linux/authorized-keys-system-account",
@@ -43,11 +43,16 @@ class AuthorizedKeys:
     content_only = False
 
     def wants(self, file: FileEntry) -> bool:
-        if not file.path.endswith((b"/.ssh/authorized_keys", b"/.ssh/authorized_keys2")) or not is_regular(file):
+        if not file.path.endswith((b"/.ssh/authorized_keys", b"/.ssh/authorized_keys2")):
+            return False
+        if not is_regular(file) and not is_link(file):
             return False
         return _SYSTEM_HOME.fullmatch(file.path) is not None and _INNER_HOME.search(file.path) is None
 
     def inspect(self, file: FileEntry) -> Iterator[Finding | Gap]:
+        if is_link(file):
+            yield behind_link(file)
+            return
         lines, gaps = read_lines(file)
         yield from gaps
         yield from once_each(file, _free_keys(file, lines))

@@ -21,6 +21,17 @@ def is_regular(file: FileEntry) -> bool:
     return stat.S_ISREG(file.mode)
 
 
+def is_link(file: FileEntry) -> bool:
+    return stat.S_ISLNK(file.mode)
+
+
+def behind_link(file: FileEntry) -> Gap:
+    """Programs follow a link, these checks do not: what it leads to is searched for malware, but not judged as this file."""
+    return Gap(
+        InFile.of(file), GapReason.UNSUPPORTED_FEATURE, "a symbolic link; what it leads to was not checked as this file"
+    )
+
+
 def is_zero(field: bytes) -> bool:
     """Whether a uid field means 0 to the C library: `0`, but also `00`, `+0` and `-0`."""
     return _ZERO.fullmatch(field) is not None

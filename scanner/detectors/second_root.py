@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from core.files import FileEntry
 from core.findings import Finding, Gap, InFile, Rule, Severity
 from core.text import escape
-from scanner.detectors.base import is_regular, is_zero, once_each, read_lines
+from scanner.detectors.base import behind_link, is_link, is_regular, is_zero, once_each, read_lines
 
 RULE = Rule(
     "linux/second-root",
@@ -24,9 +24,12 @@ class SecondRoot:
     content_only = False
 
     def wants(self, file: FileEntry) -> bool:
-        return file.path == b"/etc/passwd" and is_regular(file)
+        return file.path == b"/etc/passwd" and (is_regular(file) or is_link(file))
 
     def inspect(self, file: FileEntry) -> Iterator[Finding | Gap]:
+        if is_link(file):
+            yield behind_link(file)
+            return
         lines, gaps = read_lines(file)
         yield from gaps
         yield from once_each(file, _roots(file, lines))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from core.files import FileEntry
 from core.findings import Finding, Gap, InFile, Rule, Severity
+from scanner.detectors.base import behind_link, is_link
 
 RULE = Rule(
     "linux/writable-cron",
@@ -31,11 +32,14 @@ class WritableCron:
     def wants(self, file: FileEntry) -> bool:
         if not file.path.startswith((b"/etc/", b"/var/spool/")):
             return False
-        if not (stat.S_ISREG(file.mode) or stat.S_ISDIR(file.mode)):
+        if not (stat.S_ISREG(file.mode) or stat.S_ISDIR(file.mode) or is_link(file)):
             return False
         return bool(_SYSTEM.fullmatch(file.path) or _SPOOL.fullmatch(file.path))
 
     def inspect(self, file: FileEntry) -> Iterator[Finding | Gap]:
+        if is_link(file):
+            yield behind_link(file)
+            return
         problems = list(_problems(file))
         if problems:
             evidence = {

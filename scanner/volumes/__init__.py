@@ -6,15 +6,24 @@ from collections.abc import Iterator, Sequence
 
 from core.blocks import BlockSource, Slice
 from core.errors import Corrupt, Encrypted, Error, LimitExceeded, Unsupported
-from core.findings import Gap, GapReason, InVolume, OnDisk
+from core.findings import Gap, GapReason, InVolume, Machine, OnDisk
 from scanner.volumes.base import Partition, Table, Volume
 from scanner.volumes.gpt import read_backup, read_gpt
 from scanner.volumes.mbr import announces_gpt, read_mbr
-from scanner.volumes.signatures import by_type, has_ext_magic, has_ext_superblock, recognise, recognise_head
+from scanner.volumes.signatures import (
+    UNUSED_BYTES,
+    by_type,
+    has_ext_magic,
+    has_ext_superblock,
+    is_empty,
+    recognise,
+    recognise_head,
+)
 
 __all__ = ["Volume", "by_type", "find_volumes", "recognise"]
 
 _MIN_BYTES = 1024
+MAX_VOLUMES = 4096
 
 
 def find_volumes(disks: Sequence[BlockSource]) -> tuple[list[Volume], list[Gap]]:
@@ -33,7 +42,11 @@ def find_volumes(disks: Sequence[BlockSource]) -> tuple[list[Volume], list[Gap]]
             _search(number, disk, volumes, gaps)
         except Error as error:
             gaps.append(Gap(OnDisk(number), _reason(error), f"partitions are not known: {error}"))
-    return volumes, gaps
+    if len(volumes) > MAX_VOLUMES:
+        detail = f"{len(volumes)} volumes, of which only the first {MAX_VOLUMES} are looked at"
+        gaps = [gap for gap in gaps if not isinstance(gap.where, InVolume) or gap.where.volume < MAX_VOLUMES]
+        gaps.append(Gap(Machine(), GapReason.LIMIT, detail, len(volumes) - MAX_VOLUMES))
+    return volumes[:MAX_VOLUMES], gaps
 
 
 def _search(number: int, disk: BlockSource, volumes: list[Volume], gaps: list[Gap]) -> None:
@@ -58,6 +71,22 @@ def _search(number: int, disk: BlockSource, volumes: list[Volume], gaps: list[Ga
         volumes.append(Volume(len(volumes), number, "whole", 0, 0, disk.size, "", "", Slice(disk, 0, disk.size)))
     elif not any(table.partitions or table.problems for table in tables):
         gaps.append(Gap(OnDisk(number), *_nothing(tables, found)))
+    elif outside := sum(
+        length for start, length in _unused(disk, partitions) if not is_empty(Slice(disk, start, length))
+    ):
+        detail = f"{outside} bytes outside all partitions hold data"
+        gaps.append(Gap(OnDisk(number), GapReason.NOT_A_FILESYSTEM, detail))
+
+
+def _unused(disk: BlockSource, partitions: list[Partition]) -> Iterator[tuple[int, int]]:
+    """(start, length) of what lies in no partition, without a MiB at either end, where tables and boot loaders are."""
+    at = 0
+    ends = Partition("", 0, disk.size, 1, "")
+    for partition in sorted([*partitions, ends], key=lambda one: one.start):
+        start, length = at + UNUSED_BYTES, min(partition.start, disk.size) - at - 2 * UNUSED_BYTES
+        if length > 0:
+            yield start, length
+        at = max(at, partition.start + partition.length)
 
 
 def _tables(disk: BlockSource) -> list[Table]:

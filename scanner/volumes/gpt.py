@@ -83,15 +83,12 @@ def _place(partition: Partition) -> tuple[int, int]:
 
 
 def _backups(disk: BlockSource, damaged: list[int]) -> list[Copy]:
-    """The first intact backup: where a damaged primary points to, else the last sector."""
+    """All intact backups: where damaged primaries point to, and in the last sector of either size."""
     # the other LBA of a damaged primary is a hint like any other: the copy there must be sound
     headers = [(sector, header) for sector in damaged if (header := _header_at(disk, sector))]
     places = [(sector, int(_HEADER.unpack_from(header)[6])) for sector, header in headers]
     places += [(sector, disk.size // sector - 1) for sector in SECTOR_BYTES]
-    for sector, lba in places:
-        if copy := _copy(disk, sector, lba):
-            return [copy]
-    return []
+    return [copy for sector, lba in places if (copy := _copy(disk, sector, lba))]
 
 
 def _header_at(disk: BlockSource, offset: int) -> bytes | None:

@@ -78,6 +78,9 @@ def has_ext_superblock(source: BlockSource) -> bool:
     return bool(inodes and blocks and per_group and shift <= 6 and revision <= 1)
 
 
+UNUSED_BYTES = _MEBIBYTE  # boot loaders live in the first MiB of a disk, and alignment leaves less than that elsewhere
+
+
 def is_empty(source: BlockSource) -> bool:
     """Zeros in the first and the last MiB and in 64 evenly spread samples of 64 KiB."""
     if _any_set(source, 0, _MEBIBYTE) or _any_set(source, max(0, source.size - _MEBIBYTE), _MEBIBYTE):

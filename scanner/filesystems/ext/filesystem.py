@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
-from core.blocks import BlockSource, Extent
+from core.blocks import BlockSource, Extent, Slice
 from core.errors import Corrupt, Error, Unreadable, Unsupported
 from core.files import FileEntry
 from core.findings import Gap, GapReason, InFile, InVolume
@@ -25,6 +25,20 @@ from scanner.filesystems.ext.superblock import (
 )
 from scanner.filesystems.ext.tree import LOST, Tree
 from scanner.gaps import GapLog, reason_of
+from scanner.volumes.signatures import UNUSED_BYTES, is_empty
+
+_GEOMETRY = (
+    "blocks",
+    "inodes",
+    "block_bytes",
+    "first_data_block",
+    "blocks_per_group",
+    "inodes_per_group",
+    "inode_bytes",
+    "descriptor_bytes",
+    "first_meta_bg",
+    "checksum_seed",
+)
 
 
 class ExtEntry:
@@ -87,7 +101,7 @@ class ExtFilesystem:
         self._check(source)
         if self._sb.incompat & INCOMPAT_RECOVER:
             source = self._replayed(source)
-            self._sb = read_superblock(source)
+            self._check_after_replay(source)
         self._inodes = Inodes(source, self._sb)
         self._names = Names()
         self._begins: Sequence[int] = array("I")
@@ -112,6 +126,8 @@ class ExtFilesystem:
         missing = sb.blocks * sb.block_bytes - source.size
         if missing > 0:
             self._gap(GapReason.UNREADABLE, f"the filesystem is {missing} bytes longer than its volume")
+        if -missing > UNUSED_BYTES and not is_empty(Slice(source, source.size + missing, -missing)):
+            self._gap(GapReason.NOT_A_FILESYSTEM, f"{-missing} bytes behind the filesystem hold data")
         if not sb.checksum_right:
             self._gap(GapReason.CORRUPT, "the superblock has a wrong checksum")
         if unknown := sb.incompat & ~INCOMPAT_READ:
@@ -120,6 +136,20 @@ class ExtFilesystem:
             )
         if sb.groups * sb.inodes_per_group != sb.inodes:
             self._gap(GapReason.CORRUPT, "the superblock's inode count contradicts its groups")
+
+    def _check_after_replay(self, source: BlockSource) -> None:
+        """The kernel goes on with the geometry from before the replay; so must we, or a journal could show another tree."""
+        try:
+            after = read_superblock(source)
+        except Error as error:
+            self._gap(GapReason.CORRUPT, f"the superblock in the journal: {error}")
+            return
+        changed = [name for name in _GEOMETRY if getattr(after, name) != getattr(self._sb, name)]
+        if changed:
+            detail = f"the superblock in the journal changes {', '.join(changed)}; what stood before was used"
+            self._gap(GapReason.CORRUPT, detail)
+        else:
+            self._sb = after
 
     def _replayed(self, source: BlockSource) -> BlockSource:
         """The source under its journal; as it is, with a gap, if the journal cannot be replayed."""

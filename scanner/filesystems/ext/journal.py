@@ -24,6 +24,7 @@ _64BIT, _ASYNC, _CSUM_V2, _CSUM_V3, _FAST_COMMIT = 0x2, 0x4, 0x8, 0x10, 0x20
 _INCOMPAT_READ: Final = 0x1 | _64BIT | _ASYNC | _CSUM_V2 | _CSUM_V3 | _FAST_COMMIT
 _ESCAPED, _SAME_UUID, _LAST = 0x1, 0x2, 0x8
 _FAST_COMMIT_HEAD: Final = 9
+_MIN_BLOCKS: Final = 1024  # of a journal, without the area of fast commits
 _HEADER: Final = struct.Struct(">III")
 
 
@@ -104,7 +105,8 @@ class Journal:
             raise Corrupt("the journal's superblock has a wrong checksum")
         self._seed = crc32c(MASK, raw[48:64])
         if self._incompat & _FAST_COMMIT:
-            self._last -= struct.unpack_from(">I", raw, 84)[0] or 256
+            fast = struct.unpack_from(">I", raw, 84)[0] or 256
+            self._last -= fast if self._last - fast >= _MIN_BLOCKS else 0
         blocks = runs[-1].logical + runs[-1].blocks if runs else 0
         if not 0 < self._first < self._last <= blocks:
             raise Corrupt("the journal's size contradicts itself")

@@ -67,7 +67,7 @@ def test_the_comment_is_cut() -> None:
 )
 def test_wants(path: bytes, wanted: bool) -> None:
     assert AuthorizedKeys().wants(MemoryFile(path)) is wanted
-    assert not AuthorizedKeys().wants(MemoryFile(path, mode=stat.S_IFLNK | 0o777))
+    assert AuthorizedKeys().wants(MemoryFile(path, mode=stat.S_IFLNK | 0o777)) is wanted
 
 
 @pytest.mark.parametrize(

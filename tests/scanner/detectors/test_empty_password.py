@@ -47,7 +47,7 @@ def test_the_line_is_evidence() -> None:
     [
         pytest.param(b"/etc/shadow", stat.S_IFREG, True, id="shadow"),
         pytest.param(b"/etc/passwd", stat.S_IFREG, True, id="passwd"),
-        pytest.param(b"/etc/shadow", stat.S_IFLNK, False, id="link"),
+        pytest.param(b"/etc/shadow", stat.S_IFLNK, True, id="link"),
         pytest.param(b"/etc/shadow", stat.S_IFDIR, False, id="directory"),
         pytest.param(b"/etc/shadow-", stat.S_IFREG, False, id="backup"),
         pytest.param(b"/srv/etc/shadow", stat.S_IFREG, False, id="elsewhere"),
