@@ -36,7 +36,7 @@ setup-dev: .venv/dev ## … and with what checks and tests need
 run: setup ## build a small demo disk and scan it
 	@mkdir -p $(VAR)
 	@$(BIN)/python -m demo.disk $(VAR)/demo.img
-	@echo; echo "$$ kumomori scan image $(VAR)/demo.img"; echo
+	@echo; echo "$$ $(BIN)/kumomori scan image $(VAR)/demo.img"; echo
 	@$(BIN)/kumomori scan image $(VAR)/demo.img || test $$? -eq 1
 
 check: setup-dev ## format, lint, types, import rules

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from typer import Argument, Exit, Option
 
 from cli.options import Disks, FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
 from cli.pipes import reader_may_leave
+from core.errors import ConfigError
 from core.findings import Gap, InFile, InVolume, Machine
 from core.text import escape, printable, unescape
 from scanner.job import Job, Task
@@ -47,6 +49,8 @@ def ls(
     Bytes of a name that are not UTF-8 are printed as \xNN. What could not be read is a line of type "gap".
     Exits 0: all of it was listed; 3: there are gaps; 2: it could not start.
     """
+    if (extents or xattrs) and output_format is not ListFormat.JSONL:
+        raise ConfigError("--extents and --xattrs need --format jsonl")
     job = Job(
         task=Task.LIST,
         jobs=jobs or len(os.sched_getaffinity(0)),
@@ -56,7 +60,7 @@ def ls(
         extents=extents,
         xattrs=xattrs,
     )
-    write = _jsonl if output_format is ListFormat.JSONL else _table_line
+    write = _jsonl if output_format is ListFormat.JSONL else partial(_table_line, hashed=hashed)
     with reader_may_leave():
         with opened(disks) as opened_disks:
             outcome = run(opened_disks, job, timeout_seconds=timeout_seconds, listener=_Rows(write))
@@ -79,7 +83,7 @@ def cat(
     timeout_seconds: TimeoutSeconds = 6 * 3600,
     max_memory_bytes: MaxMemoryBytes = 2 << 30,
 ) -> None:
-    """Write one file of a disk to the standard output.
+    """Write one file of a disk to the standard output; of a symbolic link, where it leads.
 
     Exits 0: all of it was written; 3: it could not be read to its end; 2: there is no such file, or it could not start.
     """
@@ -89,11 +93,9 @@ def cat(
         with opened([disk]) as disks:
             outcome = run(disks, job, timeout_seconds=timeout_seconds, listener=_Bytes())
         sys.stdout.buffer.flush()
-    gaps = [
-        gap
-        for gap in outcome.gaps
-        if isinstance(gap.where, Machine) or (isinstance(gap.where, InFile) and gap.where.path == wanted)
-    ]
+    gaps = list(outcome.gaps)
+    if not any(isinstance(gap.where, Machine) for gap in gaps):  # the file was there: only what is about it counts
+        gaps = [gap for gap in gaps if isinstance(gap.where, InFile) and gap.where.path == wanted]
     for gap in gaps:
         sys.stderr.write(f"kumomori: {printable(str(gap.where))}: {gap.reason.value}: {printable(gap.detail)}\n")
     raise Exit(3 if gaps else 0)
@@ -133,7 +135,7 @@ def _jsonl(row: Message) -> None:
     sys.stdout.write(json.dumps(row) + "\n")
 
 
-def _table_line(row: Message) -> None:
+def _table_line(row: Message, *, hashed: bool) -> None:
     if row["type"] == "gap":
         sys.stdout.write(f"gap  {printable(row['where'])}: {row['reason']}: {printable(row['detail'])}\n")
         return
@@ -142,8 +144,8 @@ def _table_line(row: Message) -> None:
     except (OverflowError, ValueError, OSError):
         modified = f"@{row['mtime_ns'] // 1_000_000_000}"
     line = f"{row['volume']:>2} {stat.filemode(row['mode'])} {row['nlink']:>3} {row['uid']:>5} {row['gid']:>5} {row['size']:>12} {modified:<16} "
-    if "sha256" in row:
-        line += f"{row['sha256'] or '-':<64} "
+    if hashed:
+        line += f"{row.get('sha256') or '-':<64} "
     line += printable(row["path"])
     if row.get("target") is not None:
         line += f" -> {printable(row['target'])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib.metadata import version
@@ -13,7 +14,13 @@ from cli import listing, scan
 from cli.pipes import prepare_standard_streams
 from core.errors import ConfigError
 
-app = Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 app.add_typer(scan.app, name="scan")
 app.command("ls")(listing.ls)
 app.command("cat")(listing.cat)
@@ -41,6 +48,9 @@ def main() -> None:
     except ConfigError as error:
         sys.stderr.write(f"kumomori: {error}\n")
         sys.exit(2)
+    except OSError as error:
+        sys.stderr.write(f"kumomori: cannot write the standard output: {error.strerror or error}\n")
+        os._exit(2)  # what is left in the buffers cannot be written either
     except KeyboardInterrupt:
         sys.stderr.write("kumomori: stopped\n")
         sys.exit(130)

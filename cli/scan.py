@@ -13,6 +13,7 @@ from cli.options import Disks, FileTimeoutSeconds, Jobs, MaxMemoryBytes, Timeout
 from cli.pipes import reader_may_leave
 from cli.progress import progress_on_stderr
 from core.findings import GapReason
+from scanner.disks import Identity, identity
 from scanner.machine import ScanOptions, scan_machine
 from scanner.reports import FORMATS
 from scanner.reports.files import check_target, write_atomically
@@ -66,7 +67,7 @@ def scan_image(
     Exits 0: clean, and all of it was looked at (or only accepted gaps); 1: findings; 3: no findings, but gaps;
     2: it could not start.
     """
-    check_target(output)
+    check_target(output, _inputs([*disks, *(rules or ())]))
     options = ScanOptions(
         rules=tuple(rules or ()),
         jobs=jobs or len(os.sched_getaffinity(0)),
@@ -78,6 +79,18 @@ def scan_image(
     )
     with progress_on_stderr("Scanning") as listener:
         report = scan_machine(disks, options, listener)
+    check_target(output, report.inputs)  # by now the files that the disks name are known, too
     with reader_may_leave():
         write_atomically(output, lambda stream: FORMATS[output_format](report, stream))
     raise Exit(report.exit_code)
+
+
+def _inputs(paths: list[Path]) -> set[Identity]:
+    """The files among `paths`; what is wrong with the others is told when they are read."""
+    found = set()
+    for path in paths:
+        try:
+            found.add(identity(path))
+        except (OSError, ValueError):
+            continue
+    return found

@@ -15,12 +15,25 @@ _FLAGS = (
 )  # a named pipe must not hold us up before we see that it is one
 
 
+Identity = tuple[int, int]  # device and inode
+
+
 @dataclass(frozen=True)
 class Disk:
     """An open disk image or block device."""
 
     path: Path
     fd: int
+
+    @property
+    def identity(self) -> Identity:
+        return identity(self.fd)
+
+
+def identity(file: int | Path) -> Identity:
+    """The same for every name of a file. Raises `OSError`."""
+    status = file.stat() if isinstance(file, Path) else os.fstat(file)
+    return status.st_dev, status.st_ino
 
 
 def open_disk(path: Path) -> Disk:

@@ -17,7 +17,7 @@ from core.errors import ConfigError
 from core.findings import GapReason
 from core.text import printable
 from definitions import builtin_rules
-from scanner.disks import Disk, open_disk
+from scanner.disks import Disk, Identity, identity, open_disk
 from scanner.job import Job, Task
 from scanner.report import GuardReport, Report, RuleSet, Stats, VolumeReport
 from scanner.sandbox import Listener, Outcome, run
@@ -45,6 +45,11 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Disk]]:
     disks: list[Disk] = []
     try:
         disks.extend(open_disk(path) for path in paths)  # keeps those before one that fails, for closing
+        seen: dict[Identity, Path] = {}
+        for disk in disks:
+            if disk.identity in seen:
+                raise ConfigError(f"{printable(str(disk.path))}: given twice; name each disk of the machine once")
+            seen[disk.identity] = disk.path
         yield disks
     finally:
         for disk in disks:
@@ -66,6 +71,7 @@ def scan_machine(paths: Sequence[Path], options: ScanOptions, listener: Listener
     clock = time.monotonic()
     cpu = cpu_seconds()
     with opened(paths) as disks:
+        inputs = {disk.identity for disk in disks}
         outcome = run(disks, job, timeout_seconds=options.timeout_seconds, listener=listener)
     sizes = outcome.sizes or [0]
     return Report(
@@ -85,6 +91,7 @@ def scan_machine(paths: Sequence[Path], options: ScanOptions, listener: Listener
         started=started,
         version=version("kumomori"),
         rules=RuleSet(_digest(rules), outcome.rules),
+        inputs=frozenset(inputs | outcome.inputs | rule_files(options.rules)),
     )
 
 
@@ -114,8 +121,12 @@ def read_rules(paths: Sequence[Path]) -> tuple[tuple[str, str], ...]:
     """(name, source) of rule files; of a folder, all its .yar and .yara files. Raises `ConfigError`."""
     rules = []
     size = 0
+    seen: set[Identity] = set()
     for given in paths:
         for path in _rule_files(given):
+            if (found := _identity(path)) in seen:
+                continue  # a folder and a file in it, both given
+            seen.add(found)
             source = _read_rule(path)
             size += len(source)
             if size > MAX_RULE_BYTES:
@@ -126,13 +137,28 @@ def read_rules(paths: Sequence[Path]) -> tuple[tuple[str, str], ...]:
     return tuple(rules)
 
 
+def rule_files(paths: Sequence[Path]) -> set[Identity]:
+    """Which files `read_rules` reads. Raises `ConfigError`."""
+    return {_identity(path) for given in paths for path in _rule_files(given)}
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        return identity(path)
+    except OSError as error:
+        raise ConfigError(f"{printable(str(path))}: cannot be read ({error.strerror})") from error
+
+
 def _rule_files(given: Path) -> list[Path]:
     shown = printable(str(given))
     if not given.exists():
         raise ConfigError(f"{shown}: no such rule file; --rules takes a YARA source file or a folder of them")
     if not given.is_dir():
         return [given]
-    found = sorted(path for path in given.rglob("*") if path.suffix in _RULE_SUFFIXES and path.is_file())
+    try:
+        found = sorted(path for path in given.rglob("*") if path.suffix in _RULE_SUFFIXES and path.is_file())
+    except OSError as error:
+        raise ConfigError(f"{shown}: cannot be searched for rules ({error.strerror}); name the files") from error
     if not found:
         raise ConfigError(f"{shown}: no .yar or .yara file in this folder")
     return found

@@ -10,6 +10,7 @@ import codecs
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from typing import Final
 from core.blocks import BlockSource, Bytes, Extent
 from core.errors import ConfigError, Error, LimitExceeded, Unreadable, Unsupported
 from core.files import FileEntry
-from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume, OnDisk
+from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume, Machine, OnDisk
+from core.text import escape, printable
 from definitions import builtin_rules
 from scanner import guards
 from scanner.detectors import DetectorOptions, make_detectors
@@ -84,6 +86,7 @@ class Parser:
         self._detectors: Sequence[Detector] = ()
         self._reported = 0.0
         self._done = 0
+        self._gaps = 0
         self._all = 0
 
     def run(self, fds: Sequence[int]) -> None:
@@ -112,6 +115,7 @@ class Parser:
         self._connection.sendall(frame(b"J", dump(message)))
 
     def _gap(self, gap: Gap) -> None:
+        self._gaps += 1
         self._send({"kind": "gap", "gap": gap_out(gap)})
 
     def _bytes_read(self) -> int:
@@ -267,11 +271,17 @@ class Parser:
             for item in one.filesystem.files(0, one.inodes)
             if not isinstance(item, Gap) and item.path == self._job.path
         ]
+        shown = printable(escape(self._job.path)[:300])
+        if not found and self._gaps:
+            self._gap(Gap(Machine(), GapReason.UNREADABLE, f"{shown} was not found, but not everything could be read"))
+            return
         if not found:
-            raise ConfigError("no file of that name; `kumomori ls DISK` lists them all")
-        if len(found) > 1:
+            raise ConfigError(f"{shown}: no file of that name; `kumomori ls DISK` lists them all")
+        if len({item.volume for item in found}) > 1:
             volumes = ", ".join(str(item.volume) for item in found)
             raise ConfigError(f"several volumes have that file ({volumes}): choose one with --volume")
+        if stat.S_ISDIR(found[0].mode):
+            raise ConfigError(f"{shown}: is a directory; `kumomori ls DISK` lists what is in it")
         self._send({"kind": "working", "volume": found[0].volume})
         try:
             with found[0].open() as stream:

@@ -74,6 +74,8 @@ class RuleSet:
 class Report:
     """One scan of one machine. `target` names its disks as the operator gave them; `started` has a time zone.
 
+    `inputs` are the device and inode numbers of all files that were read, which no report may replace; it is not reported.
+
     Raises `ValueError` if `started` has none.
     """
 
@@ -87,6 +89,7 @@ class Report:
     started: datetime
     version: str
     rules: RuleSet
+    inputs: frozenset[tuple[int, int]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.started.utcoffset() is None:

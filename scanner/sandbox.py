@@ -20,7 +20,7 @@ from typing import IO, Final, Protocol
 from core.errors import ConfigError, Unsupported
 from core.findings import Finding, Gap, GapReason, InVolume, Location, Machine
 from core.text import printable
-from scanner.disks import Disk, open_backing
+from scanner.disks import Disk, Identity, identity, open_backing
 from scanner.gaps import GapLog
 from scanner.guards import Guard
 from scanner.job import Job, Task
@@ -77,6 +77,7 @@ class Outcome:
     sizes: list[int] = field(default_factory=list)
     bytes_read: int = 0
     rules: int = 0
+    inputs: set[Identity] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +336,7 @@ class _Attempt:
         except Unsupported as error:
             _send(connection, {"refused": str(error)})
             return
+        self._outcome.inputs.add(identity(fd))
         try:
             socket.send_fds(connection, [frame(b"J", dump({}))], [fd])
         except OSError as error:

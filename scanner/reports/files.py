@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TextIO
 
@@ -18,10 +18,21 @@ STDOUT = frozenset({"-", "/dev/stdout"})
 _OPEN_FDS = "/proc/self/fd"
 
 
-def check_target(path: Path) -> None:
-    """Raise `ConfigError` now for what `write_atomically` would refuse after a long scan."""
+def check_target(path: Path, inputs: Collection[tuple[int, int]] = ()) -> None:
+    """Raise `ConfigError` now for what `write_atomically` would refuse after a long scan.
+
+    `inputs` are device and inode numbers of files that the report is about: it must never replace one of them.
+    """
     if str(path) in STDOUT:
         return
+    try:
+        status = path.stat()
+    except OSError:
+        status = None  # nothing is there yet, or what is wrong with it is told below
+    if status is not None and stat.S_ISBLK(status.st_mode):
+        raise ConfigError(f"cannot write {_shown(path)}: it is a block device; give a file")
+    if status is not None and (status.st_dev, status.st_ino) in inputs:
+        raise ConfigError(f"cannot write {_shown(path)}: it is one of the files that are scanned; give another")
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise ConfigError(f"cannot write {_shown(path)}: it is a folder")

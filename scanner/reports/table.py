@@ -131,7 +131,7 @@ def _findings(report: Report, console: Console) -> None:
     _heading(console, "Findings", len(report.findings))
     table = _table()
     table.add_column("Severity", no_wrap=True)
-    table.add_column("Rule, subject", overflow="fold", max_width=34)
+    table.add_column("Rule, subject", overflow="fold", max_width=44)
     table.add_column("Vol", justify="right", no_wrap=True)
     table.add_column("Path", overflow="fold", ratio=1)
     for finding in report.findings[:FINDINGS_SHOWN]:
@@ -143,7 +143,7 @@ def _findings(report: Report, console: Console) -> None:
 def _finding(finding: Finding) -> tuple[Text, Text, str, Text]:
     severity = finding.rule.severity
     what = _text(finding.rule.id)
-    if finding.subject:
+    if finding.subject and (not finding.rule.id.startswith("malware/") or ":" in finding.subject):
         what.append("\n" + printable(finding.subject), "dim")
     return (
         Text(f" {severity.value} ", STYLES[severity]),
@@ -228,7 +228,8 @@ def _seconds(seconds: float) -> str:
 
 
 def _read(report: Report) -> str:
-    return f"{_size(report.stats.bytes_read)} of {_size(report.stats.bytes_total)} read"
+    disks = "disk" if len(report.target) == 1 else "disks"
+    return f"{_size(report.stats.bytes_read)} read from {disks} of {_size(report.stats.bytes_total)}"
 
 
 def _size(size: float) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from core.text import escape
 from demo.disk import DELETED
 from demo.ext4 import Node
-from tests.cli.commands import Kumomori
+from tests.cli.commands import KUMOMORI, Kumomori
 from tests.scanner.sandboxed import MIB, file, folder, write_ext4
 
 TIME_NS = 1_700_000_000_123_456_789
@@ -158,11 +159,32 @@ def test_cat_of_what_is_not_there(kumomori: Kumomori, disk: Path, path: str) -> 
     assert "kumomori ls" in kumomori("cat", disk, path).refused()
 
 
-@pytest.mark.parametrize("path", ["/dir", "/pipe"])
-def test_cat_of_what_has_no_content(kumomori: Kumomori, disk: Path, path: str) -> None:
-    result = kumomori("cat", disk, path)
-    assert (result.code, result.out) in {(3, b""), (0, b"")}
-    assert b"Traceback" not in result.err
+def test_cat_of_what_has_no_content(kumomori: Kumomori, disk: Path) -> None:
+    assert "is a directory" in kumomori("cat", disk, "/dir").refused()
+    result = kumomori("cat", disk, "/pipe")
+    assert (result.code, result.out, result.err) == (0, b"", b"")
+
+
+def test_cat_of_a_disk_that_cannot_be_read(kumomori: Kumomori, tmp_path: Path) -> None:
+    """It does not claim that there is no such file."""
+    disk = tmp_path / "disk.vmdk"
+    disk.write_bytes(b"KDMV" + bytes(100_000))
+    result = kumomori("cat", disk, "/etc/passwd")
+    assert (result.code, result.out) == (3, b"")
+    assert b"VMDK" in result.err
+    assert b"/etc/passwd was not found" in result.err
+
+
+@pytest.mark.parametrize("option", ["--extents", "--xattrs"])
+def test_a_table_has_no_room_for(kumomori: Kumomori, disk: Path, option: str) -> None:
+    assert "jsonl" in kumomori("ls", disk, option).refused()
+
+
+def test_a_full_disk_behind_the_output(disk: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([KUMOMORI, "ls", disk], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.decode() == "kumomori: cannot write the standard output: No space left on device\n"
 
 
 def test_cat_chooses_among_volumes(kumomori: Kumomori, disks: Path) -> None:

@@ -351,7 +351,7 @@ def test_hostile_names(kumomori: Kumomori, hostile: Path, form: str) -> None:
         found = {finding["path"] for finding in result.report["findings"]}
         assert found == {escape(b"/odd/" + name) for name in HOSTILE_NAMES}
     if form == "table":
-        assert text.count("eicar_test_file") == len(HOSTILE_NAMES)
+        assert text.count("malware/eicar") == len(HOSTILE_NAMES) + 1  # and once under "What to do"
 
 
 @pytest.mark.parametrize("form", ["table", "jsonl"])
@@ -437,3 +437,73 @@ def test_progress_is_silent_on_a_pipe_and_drawn_on_a_terminal(disks: Path) -> No
     assert b"Scanning" in drawn
     assert b"files" in drawn
     assert b"Scanning" not in done.stdout
+
+
+def test_rules_that_ask_for_the_name(kumomori: Kumomori, disks: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "names.yar"
+    rules.write_text(
+        'rule by_name { condition: filename == "passwd" and filepath == "/etc/passwd" }'
+        ' rule by_owner { condition: extension == ".php" and owner == "33" }'
+        ' rule never { condition: filename == "" }'
+    )
+    result = kumomori("scan", "image", "--format", "json", "--rules", rules, disks / "bad.img")
+    found = {(finding["rule"], finding["path"]) for finding in result.report["findings"]}
+    assert ("yara/by_name", "/etc/passwd") in found
+    assert ("yara/by_owner", "/var/www/html/uploads/cache.php") in found
+    assert "yara/never" not in {rule for rule, _ in found}
+
+
+def test_a_rule_file_given_twice_counts_once(kumomori: Kumomori, disks: Path, tmp_path: Path) -> None:
+    (tmp_path / "all.yar").write_text("rule sized { condition: filesize == 68 }")
+    both = ("--rules", tmp_path, "--rules", tmp_path / "all.yar")
+    result = kumomori("scan", "image", "--format", "json", disks / "bad.img", *both)
+    found = [finding["path"] for finding in result.report["findings"] if finding["rule"] == "yara/sized"]
+    assert "/home/ci/eicar.com" in found
+    assert len(found) == len(set(found))
+
+
+def test_rules_in_a_folder_that_cannot_be_searched(kumomori: Kumomori, disks: Path) -> None:
+    assert "/proc" in kumomori("scan", "image", disks / "clean.img", "--rules", "/proc").refused()
+
+
+def _image_itself(disk: Path, _rules: Path) -> Path:
+    return disk
+
+
+def _link_to_the_image(disk: Path, _rules: Path) -> Path:
+    link = disk.with_name("link")
+    link.symlink_to(disk)
+    return link
+
+
+def _second_name_of_the_image(disk: Path, _rules: Path) -> Path:
+    name = disk.with_name("name")
+    name.hardlink_to(disk)
+    return name
+
+
+def _rule_file(_disk: Path, rules: Path) -> Path:
+    return rules
+
+
+@pytest.mark.parametrize("target", [_image_itself, _link_to_the_image, _second_name_of_the_image, _rule_file])
+def test_no_report_replaces_what_is_scanned(
+    kumomori: Kumomori, disks: Path, tmp_path: Path, target: Callable[[Path, Path], Path]
+) -> None:
+    disk = shutil.copyfile(disks / "clean.img", tmp_path / "disk.img")
+    rules = tmp_path / "own.yar"
+    rules.write_text("rule own { condition: false }")
+    line = kumomori("scan", "image", disk, "--rules", rules, "--output", target(disk, rules)).refused()
+    assert "files that are scanned" in line
+    assert disk.read_bytes() == (disks / "clean.img").read_bytes()
+    assert rules.read_text() == "rule own { condition: false }"
+
+
+def test_no_report_replaces_a_backing_file(kumomori: Kumomori, disks: Path, tmp_path: Path) -> None:
+    need_tool("qemu-img")
+    base = shutil.copyfile(disks / "clean.img", tmp_path / "base.img")
+    overlay = tmp_path / "overlay.qcow2"
+    options = ["-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", str(overlay)]
+    subprocess.run(["qemu-img", "create", *options], check=True, timeout=60)
+    assert "files that are scanned" in kumomori("scan", "image", overlay, "--output", base).refused()
+    assert base.read_bytes() == (disks / "clean.img").read_bytes()

@@ -66,12 +66,16 @@ def test_rules_that_are_not_there(tmp_path: Path, name: str) -> None:
 
 def test_all_disks_are_closed_when_one_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(ConfigError), opened([tmp_path / "a", tmp_path / "a", tmp_path / "missing"]):
+    with pytest.raises(ConfigError), opened([tmp_path / "a", tmp_path / "b", tmp_path / "missing"]):
         pass
     assert len(os.listdir("/proc/self/fd")) == before
-    with opened([tmp_path / "a", tmp_path / "a"]) as disks:
+    with opened([tmp_path / "a", tmp_path / "b"]) as disks:
         assert len(disks) == 2
+    (tmp_path / "c").hardlink_to(tmp_path / "a")
+    with pytest.raises(ConfigError, match="given twice"), opened([tmp_path / "a", tmp_path / "c"]):
+        pass
     assert len(os.listdir("/proc/self/fd")) == before
 
 
