@@ -6,25 +6,11 @@ import stat
 import sys
 from pathlib import Path
 
-from core.blocks import BlockSource, Bytes
+from core.blocks import Counted
 from core.findings import Gap
 from scanner.filesystems.ext import READER
 from scanner.images import FileSource
 from scanner.scan import sha256
-
-
-class Counted:
-    """A disk that counts the bytes asked of it; those asked for twice count twice."""
-
-    def __init__(self, source: BlockSource) -> None:
-        self._source = source
-        self.size = source.size
-        self.bytes_read = 0
-
-    def read(self, offset: int, length: int) -> Bytes:
-        data = self._source.read(offset, length)
-        self.bytes_read += len(data)
-        return data
 
 
 def hash_all(image: Path) -> int:

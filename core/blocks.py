@@ -60,3 +60,17 @@ class MemorySource:
         if offset < 0 or length < 0:
             raise ValueError("offset and length are not negative")
         return self.content[offset : offset + length]
+
+
+class Counted:
+    """A source that counts the bytes asked of it; those asked for twice count twice."""
+
+    def __init__(self, source: BlockSource) -> None:
+        self._source = source
+        self.size = source.size
+        self.bytes_read = 0
+
+    def read(self, offset: int, length: int) -> Bytes:
+        data = self._source.read(offset, length)
+        self.bytes_read += len(data)
+        return data

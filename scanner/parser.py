@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from core.blocks import BlockSource, Bytes, Extent
+from core.blocks import BlockSource, Bytes, Counted, Extent
 from core.errors import ConfigError, Error, LimitExceeded, Unreadable, Unsupported
 from core.files import FileEntry
 from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume, Machine, OnDisk
@@ -46,20 +46,6 @@ _PROGRESS_SECONDS: Final = 0.2
 _GRACE_SECONDS: Final = 5.0  # a detector may end by its own deadline first, which tells more
 _MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its names: it must fit into a frame
 _BATCH: Final = {Task.SCAN: 64, Task.LIST: 256}
-
-
-class Counted:
-    """A disk that counts the bytes asked of it."""
-
-    def __init__(self, source: BlockSource) -> None:
-        self._source = source
-        self.size = source.size
-        self.bytes_read = 0
-
-    def read(self, offset: int, length: int) -> Bytes:
-        data = self._source.read(offset, length)
-        self.bytes_read += len(data)
-        return data
 
 
 @dataclass(slots=True)
