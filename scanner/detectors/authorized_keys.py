@@ -7,12 +7,12 @@ belong there. A key bound to one command is left alone too: Git hosts and backup
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from core.files import FileEntry
 from core.findings import Finding, Gap, InFile, Rule, Severity
 from core.text import escape
-from scanner.detectors.base import behind_link, is_link, is_regular, once_each, read_lines
+from scanner.detectors.base import inspect_lines, is_link, is_regular
 
 RULE = Rule(
     "linux/authorized-keys-system-account",
@@ -50,15 +50,10 @@ class AuthorizedKeys:
         return _SYSTEM_HOME.fullmatch(file.path) is not None and _INNER_HOME.search(file.path) is None
 
     def inspect(self, file: FileEntry) -> Iterator[Finding | Gap]:
-        if is_link(file):
-            yield behind_link(file)
-            return
-        lines, gaps = read_lines(file)
-        yield from gaps
-        yield from once_each(file, _free_keys(file, lines))
+        return inspect_lines(file, _free_keys)
 
 
-def _free_keys(file: FileEntry, lines: list[bytes]) -> Iterator[Finding]:
+def _free_keys(file: FileEntry, lines: Sequence[bytes]) -> Iterator[Finding]:
     for number, line in enumerate(lines, 1):
         match = None if line.lstrip().startswith(b"#") else _KEY.match(line)
         if match is None or _FORCED.search(match["options"]):

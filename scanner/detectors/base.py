@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from core.files import FileEntry
 from core.findings import Finding, Gap, GapReason, InFile
@@ -68,6 +68,18 @@ def once_each(file: FileEntry, findings: Iterable[Finding]) -> Iterator[Finding 
             return
         seen.add(finding.subject)
         yield finding
+
+
+def inspect_lines(
+    file: FileEntry, judge: Callable[[FileEntry, Sequence[bytes]], Iterable[Finding]]
+) -> Iterator[Finding | Gap]:
+    """What `judge` finds in the lines of a settings file, and a gap for what it did not get to see."""
+    if is_link(file):
+        yield behind_link(file)
+        return
+    lines, gaps = read_lines(file)
+    yield from gaps
+    yield from once_each(file, judge(file, lines))
 
 
 def _limit(file: FileEntry, detail: str) -> Gap:

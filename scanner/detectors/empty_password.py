@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from core.files import FileEntry
 from core.findings import Finding, Gap, InFile, Rule, Severity
 from core.text import escape
-from scanner.detectors.base import behind_link, is_link, is_regular, once_each, read_lines
+from scanner.detectors.base import inspect_lines, is_link, is_regular
 
 RULE = Rule(
     "linux/empty-password",
@@ -27,12 +27,7 @@ class EmptyPassword:
         return file.path in {b"/etc/shadow", b"/etc/passwd"} and (is_regular(file) or is_link(file))
 
     def inspect(self, file: FileEntry) -> Iterator[Finding | Gap]:
-        if is_link(file):
-            yield behind_link(file)
-            return
-        lines, gaps = read_lines(file)
-        yield from gaps
-        yield from once_each(file, _without_password(file, lines))
+        return inspect_lines(file, _without_password)
 
 
 def _without_password(file: FileEntry, lines: Sequence[bytes]) -> Iterator[Finding]:

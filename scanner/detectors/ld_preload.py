@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from core.files import FileEntry
 from core.findings import Finding, Gap, InFile, Rule, Severity
 from core.text import escape
-from scanner.detectors.base import behind_link, is_link, is_regular, once_each, read_lines
+from scanner.detectors.base import inspect_lines, is_link, is_regular
 
 RULE = Rule(
     "linux/ld-so-preload",
@@ -32,12 +32,7 @@ class LdPreload:
         return file.path == b"/etc/ld.so.preload" and (is_link(file) or (is_regular(file) and file.size > 0))
 
     def inspect(self, file: FileEntry) -> Iterator[Finding | Gap]:
-        if is_link(file):
-            yield behind_link(file)
-            return
-        lines, gaps = read_lines(file)
-        yield from gaps
-        yield from once_each(file, _entries(file, lines))
+        return inspect_lines(file, _entries)
 
 
 def _entries(file: FileEntry, lines: Sequence[bytes]) -> Iterator[Finding]:

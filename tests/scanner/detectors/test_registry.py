@@ -69,8 +69,7 @@ def test_the_guide_names_what_exists() -> None:
     guide = (DOCS / "adding-a-detector.md").read_text()
     for word in (
         "make_detectors",
-        "read_lines",
-        "once_each",
+        "inspect_lines",
         "MemoryFile",
         "docs/detectors.md",
         "tests/scanner/detectors",
