@@ -72,6 +72,6 @@ def machine() -> str:
     memory = _kilobytes(PROC / "meminfo", (b"MemTotal:",)) / (1 << 20)
     cores = len(os.sched_getaffinity(0))
     return (
-        f"{model}, {cores} cores, {memory:.0f} GiB, Linux {platform.release()}, "
+        f"{model}, {cores} cores, {memory:.0f} GiB, Linux {platform.release().partition('-')[0]}, "
         f"{platform.python_implementation()} {platform.python_version()}"
     )
