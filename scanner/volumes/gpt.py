@@ -48,6 +48,9 @@ def read_gpt(disk: BlockSource, *, expected: bool) -> Table | None:
     damaged = [] if primaries else [sector for sector in SECTOR_BYTES if _header_at(disk, sector)]
     if primaries:
         copies = primaries + [copy for one in primaries if (copy := _copy(disk, one.sector, one.other_lba))]
+        # whoever reads the disk with the other sector size sees only the backup at its end
+        known = {(copy.sector, copy.lba) for copy in copies}
+        copies += [copy for copy in _backups(disk, []) if (copy.sector, copy.lba) not in known]
     elif damaged or expected:
         copies = _backups(disk, damaged)
     else:

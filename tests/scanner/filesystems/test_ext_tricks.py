@@ -134,3 +134,18 @@ def test_paths_are_bounded_and_what_is_below_is_found(tmp_path: Path) -> None:
     (found,) = [file for file in files.values() if file.path.endswith(b"/x.sh")]
     assert content(found) == SCRIPT
     assert max(map(len, files)) < 40_000
+
+
+def test_the_superblock_in_a_journal_changes_no_geometry(tree: Path, tmp_path: Path) -> None:
+    """The kernel goes on with the numbers from before the replay."""
+    image = make_ext(tmp_path / "image", 16 * MIB, ["-t", "ext4", "-b", "1024", "-O", "^metadata_csum"], tree)
+    with image.open("rb") as stream:
+        stream.seek(1024)
+        superblock = bytearray(stream.read(1024))
+    struct.pack_into("<H", superblock, 88, 128)  # the size of an inode
+    (tmp_path / "superblock").write_bytes(superblock)
+    (tmp_path / "script").write_text(f"jo\njw -b 1 {tmp_path / 'superblock'}\njc\n")
+    run("debugfs", "-w", "-f", tmp_path / "script", image)
+    files, gaps = seen(image.read_bytes())
+    assert content(files[b"/d/x.sh"]) == SCRIPT
+    assert any("inode_bytes" in gap.detail for gap in gaps)

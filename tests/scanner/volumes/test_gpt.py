@@ -205,3 +205,14 @@ def test_ext_behind_a_gpt(gpt_disk: bytes) -> None:
     struct.pack_into("<I", disk, 512 + 16, zlib.crc32(disk[512 : 512 + 92]))
     volumes, _ = find(disk)
     assert [volume.kind for volume in volumes] == ["gpt", "gpt", "gpt", "whole"]
+
+
+def test_a_copy_for_the_other_sector_size_hides_no_backup(gpt_disk: bytes) -> None:
+    """A table where disks with sectors of 4096 bytes have it, while the real one is left only at the end."""
+    header = struct.pack("<8sIIIIQQQQ16sQ", b"EFI PART", 0x10000, 92, 0, 0, 1, 4094, 6, 4000, b"g" * 16, 2)
+    disk = bytearray(gpt_disk)
+    disk[512:1024] = bytes(512)
+    disk[4096:4608] = header.ljust(512, b"\0")
+    volumes, gaps = find(sealed(disk, 4096, 8192, entry(2816, 2816).ljust(128 * 128, b"\0")))
+    assert set(places(volumes)) > set(RIGHT)
+    assert GapReason.CORRUPT in {gap.reason for gap in gaps}
