@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Exit, Option, Typer
 
-from cli import listing, scan
+from cli import cache, diff, listing, scan
 from cli.pipes import prepare_standard_streams
 from core.errors import ConfigError
 
@@ -22,6 +22,8 @@ app = Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(scan.app, name="scan")
+app.add_typer(cache.app, name="cache")
+app.command("diff")(diff.diff)
 app.command("ls")(listing.ls)
 app.command("cat")(listing.cat)
 

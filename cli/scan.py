@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,10 @@ from typer import Exit, Option, Typer
 from cli.options import Disks, FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
 from cli.pipes import reader_may_leave
 from cli.progress import progress_on_stderr
+from core.errors import ConfigError
 from core.findings import GapReason
+from core.text import printable
+from scanner.changes import read_changes
 from scanner.disks import Identity, identity
 from scanner.machine import ScanOptions, scan_machine
 from scanner.reports import FORMATS
@@ -53,6 +57,45 @@ def scan_image(
     timeout_seconds: TimeoutSeconds = 6 * 3600,
     file_timeout_seconds: FileTimeoutSeconds = 60,
     max_memory_bytes: MaxMemoryBytes = 2 << 30,
+    scan_ends_bytes: Annotated[
+        int, Option(min=0, help="Of files over --max-file-bytes, search this much of each end; they stay gaps.")
+    ] = 0,
+    cache: Annotated[
+        Path | None,
+        Option(
+            help="Folder of verdicts that scans share: content that was searched once is not searched again.",
+            show_default=False,
+        ),
+    ] = None,
+    cache_bytes: Annotated[int, Option(min=16 << 20, help="Most bytes that the folder of verdicts takes.")] = 1 << 30,
+    machine: Annotated[
+        str, Option(help="Name of this machine in the cache, for `kumomori cache revoke`. [default: path of disk 0]", show_default=False)
+    ] = "",
+    manifest: Annotated[
+        Path | None,
+        Option(help="File to write: all that the disks hold, as the base of later scans.", show_default=False),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        Option(
+            help="Manifest of an earlier scan of this machine: look only at what changed. Needs --changed or --base-image.",
+            show_default=False,
+        ),
+    ] = None,
+    changed: Annotated[
+        list[Path] | None,
+        Option(
+            help='What changed since the base: a JSON list of {"offset": bytes, "length": bytes}. Once for each disk.',
+            show_default=False,
+        ),
+    ] = None,
+    base_image: Annotated[
+        list[Path] | None,
+        Option(
+            help="The disk as the base saw it: finds what changed by comparing. Once for each disk.", show_default=False
+        ),
+    ] = None,
+    full: Annotated[bool, Option("--full", help="If the base does not fit, scan everything instead of refusing.")] = False,
     accept_gap: Annotated[
         list[GapReason] | None,
         Option(
@@ -67,8 +110,26 @@ def scan_image(
     Exits 0: clean, and all of it was looked at (or only accepted gaps); 1: findings; 3: no findings, but gaps;
     2: it could not start.
     """
-    check_target(output, _inputs([*disks, *(rules or ())]))
+    if base is None and (changed or base_image or full):
+        raise ConfigError("--changed, --base-image and --full say how to use a base: give its manifest with --base")
+    if base is not None and bool(changed) == bool(base_image):
+        raise ConfigError("--base needs to know what changed since: give either --changed or --base-image")
+    given = [*disks, *(rules or ()), *(changed or ()), *(base_image or ()), *([base] if base else ())]
+    check_target(output, _inputs(given))
+    if manifest is not None:
+        check_target(manifest, _inputs(given))
+        if manifest.exists() and output.exists() and manifest.samefile(output):
+            raise ConfigError("--manifest and --output name the same file; give two")
     options = ScanOptions(
+        ends_bytes=scan_ends_bytes,
+        cache=cache,
+        cache_bytes=cache_bytes,
+        machine=machine,
+        manifest=manifest,
+        base=base,
+        changes=tuple(tuple(read_changes(path)) for path in changed) if changed else None,
+        base_disks=tuple(base_image or ()),
+        full=full,
         rules=tuple(rules or ()),
         jobs=jobs or len(os.sched_getaffinity(0)),
         max_file_bytes=max_file_bytes,
@@ -78,11 +139,15 @@ def scan_image(
         accepted=frozenset(accept_gap or ()),
     )
     with progress_on_stderr("Scanning") as listener:
-        report = scan_machine(disks, options, listener)
+        report = scan_machine(disks, options, listener, _warn)
     check_target(output, report.inputs)  # by now the files that the disks name are known, too
     with reader_may_leave():
         write_atomically(output, lambda stream: FORMATS[output_format](report, stream))
     raise Exit(report.exit_code)
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"kumomori: {printable(text)}\n")
 
 
 def _inputs(paths: list[Path]) -> set[Identity]:

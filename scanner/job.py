@@ -12,13 +12,17 @@ class Task(StrEnum):
     SCAN = "scan"
     LIST = "list"
     CAT = "cat"
+    INVENTORY = "inventory"  # files for a manifest, hashed and not searched
+    DIFF = "diff"
 
 
 @dataclass(frozen=True)
 class Job:
     """One machine, one task. Built by the parent from its own options, so the parser may trust it.
 
-    `rules` are (file name, source text) of the user's YARA files. `skip` are volumes that are done or that an earlier
+    `rules` are (file name, source text) of the user's YARA files. `rows`: say what a manifest needs. `changes` are, for each
+    disk, the (offset, length) that changed since the base; None: compare with the base's disks. `full`: if the base does
+    not fit, look at everything instead of refusing. `ends_bytes`: of files too large to be scanned, scan that much of each end. `skip` are volumes that are done or that an earlier
     parser did not survive. `path` (and `volume`, if given) say what `cat` writes.
     """
 
@@ -29,7 +33,11 @@ class Job:
     file_timeout_seconds: float = 60.0
     index_timeout_seconds: float = 1800.0
     max_file_bytes: int = 256 << 20
+    ends_bytes: int = 0
     rules: tuple[tuple[str, str], ...] = ()
+    rows: bool = False
+    changes: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    full: bool = False
     skip: frozenset[int] = frozenset()
     hash: bool = False
     extents: bool = False
@@ -49,5 +57,8 @@ class Job:
                 "skip": frozenset(message["skip"]),
                 "path": path_in(message["path"]),
                 "rules": tuple((name, text) for name, text in message["rules"]),
+                "changes": None
+                if message["changes"] is None
+                else tuple(tuple((offset, length) for offset, length in disk) for disk in message["changes"]),
             }
         )

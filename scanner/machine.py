@@ -5,30 +5,48 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import stat
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO, Final, Self
 
 from core.errors import ConfigError
-from core.findings import GapReason
+from core.findings import Gap, GapReason
 from core.text import printable
 from definitions import builtin_rules
 from scanner.disks import Disk, Identity, identity, open_disk
 from scanner.job import Job, Task
-from scanner.report import GuardReport, Report, RuleSet, Stats, VolumeReport
-from scanner.sandbox import Listener, Outcome, run
+from scanner.manifest.file import MAGIC, Writer
+from scanner.report import Coverage, GuardReport, Report, RuleSet, Stats, VolumeReport
+from scanner.reports.files import check_target
+from scanner.sandbox import Listener, Outcome, Support, Verdicts, VolumeState, run
+from scanner.shared import BLOCK_BYTES
+from scanner.verdicts import Generation, Provenance, Session, VerdictCache
+from scanner.wire import gap_out
 
+# What decides about results besides the engine: the readers and the checks. Counted up whenever one of them changes, so
+# that no manifest of an older version is taken at its word.
+SCANNER: Final = f"{version('kumomori')}/1"
 MAX_RULE_BYTES = 64 << 20
 _RULE_SUFFIXES = {".yar", ".yara"}
 
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """How to scan. `timeout_seconds` is for the whole machine, `file_timeout_seconds` for one file."""
+    """How to scan. `timeout_seconds` is for the whole machine, `file_timeout_seconds` for one file.
+
+    `ends_bytes`: of files over `max_file_bytes`, scan that much of each end. `cache` is a folder of verdicts that many scans
+    share, `machine` the name under which verdicts are kept (the first disk's path if empty). `manifest` is written,
+    `base` is one of an earlier scan: then `changes` (for each disk, (offset, length) of what changed since) or `base_disks`
+    (the disks as they were then, to find the changes by comparing) is given; `full` scans all if the base does not fit.
+    """
 
     rules: tuple[Path, ...] = ()
     jobs: int = field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))))
@@ -37,6 +55,15 @@ class ScanOptions:
     timeout_seconds: float = 6 * 3600
     file_timeout_seconds: float = 60
     accepted: frozenset[GapReason] = frozenset()
+    ends_bytes: int = 0
+    cache: Path | None = None
+    cache_bytes: int = 1 << 30
+    machine: str = ""
+    manifest: Path | None = None
+    base: Path | None = None
+    changes: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    base_disks: tuple[Path, ...] = ()
+    full: bool = False
 
 
 @contextmanager
@@ -56,8 +83,16 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Disk]]:
             os.close(disk.fd)
 
 
-def scan_machine(paths: Sequence[Path], options: ScanOptions, listener: Listener | None = None) -> Report:
-    """Scan the disks of one machine as one. Raises `ConfigError` for what the operator must change; all else is a gap."""
+def scan_machine(
+    paths: Sequence[Path],
+    options: ScanOptions,
+    listener: Listener | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Scan the disks of one machine as one. Raises `ConfigError` for what the operator must change; all else is a gap.
+
+    `warn` hears of what went wrong beside the scan, such as a damaged cache.
+    """
     rules = read_rules(options.rules)
     job = Job(
         task=Task.SCAN,
@@ -65,15 +100,40 @@ def scan_machine(paths: Sequence[Path], options: ScanOptions, listener: Listener
         memory_bytes=options.max_memory_bytes,
         file_timeout_seconds=options.file_timeout_seconds,
         max_file_bytes=options.max_file_bytes,
+        ends_bytes=options.ends_bytes,
         rules=rules,
+        rows=options.manifest is not None,
+        changes=options.changes,
+        full=options.full,
     )
     started = datetime.now(UTC)
+    scan_id = str(uuid.uuid4())
     clock = time.monotonic()
     cpu = cpu_seconds()
-    with opened(paths) as disks:
-        inputs = {disk.identity for disk in disks}
-        outcome = run(disks, job, timeout_seconds=options.timeout_seconds, listener=listener)
+    machine = options.machine or str(paths[0])
+    with ExitStack() as stack:
+        disks = stack.enter_context(opened(paths))
+        old_disks = stack.enter_context(opened(options.base_disks))
+        inputs = {disk.identity for disk in (*disks, *old_disks)}
+        manifests = [stack.enter_context(_opened_manifest(options.base))] if options.base else []
+        inputs |= {identity(fd) for fd in manifests}
+        verdicts = stack.enter_context(_Verdicts(options, scan_id, machine, started, warn)) if options.cache else None
+        target = stack.enter_context(ManifestFile(options.manifest, inputs)) if options.manifest else None
+        support = Support(
+            scanner=SCANNER,
+            manifests=manifests,
+            old_disks=old_disks,
+            verdicts=verdicts.begin if verdicts else None,
+            rows=target.writer if target else None,
+        )
+        outcome = run(disks, job, timeout_seconds=options.timeout_seconds, listener=listener, support=support)
+        if verdicts:
+            verdicts.settle(outcome)
+        if target:
+            target.finish(manifest_facts(outcome, scan_id, machine, started, paths))
+            inputs |= target.identities
     sizes = outcome.sizes or [0]
+    digest = _digest(rules)
     return Report(
         target=tuple(str(path) for path in paths),
         volumes=tuple(volume_reports(outcome)),
@@ -87,12 +147,197 @@ def scan_machine(paths: Sequence[Path], options: ScanOptions, listener: Listener
             cpu_seconds=cpu_seconds() - cpu,
             wall_seconds=time.monotonic() - clock,
         ),
+        coverage=coverage_of(outcome, incremental=options.base is not None),
         guards=tuple(GuardReport(guard.name, guard.active, guard.detail) for guard in outcome.guards),
         started=started,
         version=version("kumomori"),
-        rules=RuleSet(_digest(rules), outcome.rules),
+        rules=RuleSet(digest, outcome.rules),
         inputs=frozenset(inputs | outcome.inputs | rule_files(options.rules)),
     )
+
+
+def coverage_of(outcome: Outcome, *, incremental: bool) -> Coverage:
+    done = outcome.done
+    rows = sum(volume.base_rows or 0 for volume in outcome.volumes.values())
+    return Coverage(
+        mode="incremental" if incremental and not outcome.base_refused else "full",
+        base_refused=outcome.base_refused,
+        files_carried=done.carried,
+        files_hashed=done.hashed,
+        bytes_hashed=done.hashed_bytes,
+        files_scanned=done.scanned,
+        bytes_scanned=done.scanned_bytes,
+        verdicts_known=done.known,
+        inodes_gone=max(0, rows - done.matched),
+        blocks_read=done.blocks,
+        blocks_total=sum(-(-size // BLOCK_BYTES) for size in outcome.sizes),
+    )
+
+
+class _Verdicts:
+    """The cache during one scan: opened when the parser says what engine it has, written when it ended cleanly."""
+
+    def __init__(
+        self, options: ScanOptions, scan_id: str, machine: str, started: datetime, warn: Callable[[str], None]
+    ) -> None:
+        assert options.cache is not None
+        self._cache = VerdictCache.open(options.cache, most_bytes=options.cache_bytes, warn=warn)
+        self._provenance = Provenance(scan_id, machine, started)
+        self._session: Session | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._cache.close()
+
+    def begin(self, outcome: Outcome) -> Verdicts:
+        """One session for all parsers of a scan: what one of them recorded before it crashed is not used (see `settle`)."""
+        if self._session is None:
+            engine = outcome.engine
+            self._session = self._cache.session(
+                engine["engine"], engine["options"], Generation(engine["rules"]), self._provenance
+            )
+        return self._session
+
+    def settle(self, outcome: Outcome) -> None:
+        if self._session is not None and not outcome.suspect:
+            self._session.commit()
+
+
+def manifest_facts(
+    outcome: Outcome, scan_id: str, machine: str, started: datetime, paths: Sequence[Path]
+) -> dict[str, object]:
+    """What a manifest says besides its rows; `docs/manifest.md` explains it."""
+    return {
+        "scan": scan_id,
+        "machine": printable(machine),
+        "time": started.isoformat(),
+        "scanner": SCANNER,
+        "target": [printable(str(path)) for path in paths],
+        "disks": list(outcome.sizes),
+        "volumes": [_volume_facts(volume) for volume in outcome.volumes.values()],
+    } | (outcome.engine or {"engine": "", "options": "", "rules": {}})
+
+
+def _volume_facts(volume: VolumeState) -> dict[str, object]:
+    return {
+        "index": volume.index,
+        "disk": volume.disk,
+        "table": volume.table,
+        "start": volume.start,
+        "length": volume.length,
+        "filesystem": volume.filesystem,
+        "label": volume.label,
+        "uuid": volume.uuid,
+        "layout": volume.layout,
+        "replayed": volume.replayed,
+        "files": volume.files,
+        "size": volume.size,
+        "rows": volume.rows,
+        "incomplete": volume.incomplete,
+        "finished": volume.finished,
+        "gaps": [gap_out(gap) for gap in volume.gaps],
+    }
+
+
+class ManifestFile:
+    """A manifest being written beside its final name, which it takes only when it is whole.
+
+    Raises `ConfigError` if it cannot be written, or is one of the files that are read.
+    """
+
+    def __init__(self, path: Path, inputs: set[Identity]) -> None:
+        self._path = path
+        check_target(path, inputs)
+        self._stream = _temporary_beside(path)
+        self.writer = Writer(self._stream)
+        self.identities: set[Identity] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def finish(self, facts: dict[str, object]) -> None:
+        try:
+            self.writer.finish(facts)
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            Path(self._stream.name).replace(self._path)
+            self.identities = {identity(self._path)}
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._stream.close()
+        except OSError:
+            pass  # what is left in its buffer is not wanted any more
+        if not self.identities:
+            Path(self._stream.name).unlink(missing_ok=True)
+
+
+def _temporary_beside(path: Path) -> IO[bytes]:
+    try:
+        return tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
+    except (OSError, ValueError) as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError | ValueError) -> ConfigError:
+    said = getattr(error, "strerror", None) or error
+    return ConfigError(f"{printable(str(path))}: the manifest cannot be written ({said}); give another place")
+
+
+@contextmanager
+def _opened_manifest(path: Path) -> Iterator[int]:
+    """A descriptor. Raises `ConfigError`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{printable(str(path))}: the manifest cannot be read ({said})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError(f"{printable(str(path))}: is no file; give a manifest that `kumomori scan` has written")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether the file begins like one; what is wrong with it otherwise is told when it is read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def write_manifest(disk: Path, target: Path, options: ScanOptions, listener: Listener) -> list[Gap]:
+    """Read and hash every file of a disk into a manifest, without searching for anything. Raises `ConfigError`."""
+    job = Job(
+        task=Task.INVENTORY,
+        jobs=options.jobs,
+        memory_bytes=options.max_memory_bytes,
+        file_timeout_seconds=options.file_timeout_seconds,
+        rows=True,
+    )
+    started = datetime.now(UTC)
+    with opened([disk]) as disks, ManifestFile(target, {one.identity for one in disks}) as manifest:
+        support = Support(scanner=SCANNER, rows=manifest.writer)
+        outcome = run(disks, job, timeout_seconds=options.timeout_seconds, listener=listener, support=support)
+        manifest.finish(manifest_facts(outcome, str(uuid.uuid4()), str(disk), started, [disk]))
+    return list(outcome.gaps)
+
+
+def diff_manifests(old: Path, new: Path, listener: Listener, *, max_memory_bytes: int, timeout_seconds: float) -> Outcome:
+    """What differs between two manifests, told to `listener.change`. Raises `ConfigError`."""
+    job = Job(task=Task.DIFF, jobs=1, memory_bytes=max_memory_bytes)
+    with _opened_manifest(old) as before, _opened_manifest(new) as after:
+        support = Support(scanner=SCANNER, manifests=[before, after])
+        return run([], job, timeout_seconds=timeout_seconds, listener=listener, support=support)
 
 
 def volume_reports(outcome: Outcome) -> Iterator[VolumeReport]:

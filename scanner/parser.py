@@ -7,33 +7,42 @@ itself in. It says what it finds over the socket and asks there for backing file
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 import signal
 import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
-from core.blocks import BlockSource, Bytes, Counted, Extent
+from core.blocks import BlockSource, Bytes, Extent
 from core.errors import ConfigError, Error, LimitExceeded, Unreadable, Unsupported
 from core.files import FileEntry
-from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume, Machine, OnDisk
+from core.findings import Detector, Gap, GapReason, InFile, InVolume, Machine, OnDisk
 from core.text import escape, printable
 from definitions import builtin_rules
 from scanner import guards
+from scanner.base import Base, BaseVolume, same_volumes
+from scanner.changes import Changes, differences
 from scanner.detectors import DetectorOptions, make_detectors
-from scanner.detectors.malware import compile_rules, depends_on_names
+from scanner.detectors.malware import compile_rules
 from scanner.filesystems import FILESYSTEMS, Filesystem
 from scanner.gaps import reason_of
 from scanner.images import DiskFile, FileSource, open_image
 from scanner.job import Job, Task
-from scanner.scan import chunks, list_inode, scan_inode
+from scanner.lookup import Client
+from scanner.manifest.diff import diff
+from scanner.manifest.file import Reader
+from scanner.pipeline import Pipeline, Settings, Work, dump_counts, repeat
+from scanner.scan import ToDisk, chunks, list_inode
+from scanner.shared import Blocks, Seen, Touched
 from scanner.volumes import Volume, by_type, find_volumes, recognise
-from scanner.wire import MAX_JOB_BYTES, FrameReader, Message, dump, finding_out, frame, gap_out, load, receive, text_in
-from scanner.workers import Board, Death, Pool, Position
+from scanner.wire import BLOCK_HEAD, MAX_JOB_BYTES, FrameReader, Message, dump, frame, gap_out, load, receive, text_in
+from scanner.workers import Board, Death, Piece, Pool, Position, piece
 
 _ENCODINGS: Final = (
     "ascii",
@@ -45,7 +54,9 @@ _ENCODINGS: Final = (
 _PROGRESS_SECONDS: Final = 0.2
 _GRACE_SECONDS: Final = 5.0  # a detector may end by its own deadline first, which tells more
 _MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its names: it must fit into a frame
-_BATCH: Final = {Task.SCAN: 64, Task.LIST: 256}
+_PIECE_BYTES: Final = 4 << 20
+_BATCH: Final = {Task.SCAN: 64, Task.LIST: 256, Task.INVENTORY: 512}
+_BATCH_ROWS: Final = 512  # when there is a manifest to write: its columns compress the better, the longer they are
 
 
 @dataclass(slots=True)
@@ -55,20 +66,36 @@ class Indexed:
     volume: Volume
     filesystem: Filesystem
     inodes: int
+    base: BaseVolume | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is made before the guards, or comes from the parent: shared memory and descriptors."""
+
+    board: Board
+    seen: Seen
+    blocks: Blocks
+    builtin: Mapping[str, str]
+    scanner: str
+    sockets: Sequence[int] = ()
+    manifests: Sequence[int] = ()
+    old_disks: Sequence[int] = ()
 
 
 class Parser:
     """One machine, one task."""
 
-    def __init__(
-        self, connection: socket.socket, reader: FrameReader, job: Job, board: Board, builtin: Mapping[str, str]
-    ) -> None:
+    def __init__(self, connection: socket.socket, reader: FrameReader, job: Job, shared: Shared) -> None:
         self._connection = connection
         self._reader = reader
         self._job = job
-        self._board = board
-        self._builtin = builtin
-        self._disks: list[Counted] = []
+        self._shared = shared
+        self._board = shared.board
+        self._clients = [Client(socket.socket(fileno=fd)) for fd in shared.sockets]
+        self._base: Base | None = None
+        self._fitting = 0
+        self._disks: list[Touched] = []
         self._detectors: Sequence[Detector] = ()
         self._reported = 0.0
         self._done = 0
@@ -76,9 +103,14 @@ class Parser:
         self._all = 0
 
     def run(self, fds: Sequence[int]) -> None:
+        if self._job.task is Task.DIFF:
+            self._diff()
+            return
+        engine: dict[str, Any] = {}
         if self._job.task is Task.SCAN:
-            rules = compile_rules(self._builtin, self._job.rules)
-            self._send({"kind": "rules", "count": sum(1 for _ in rules) - depends_on_names(rules)})
+            rules = compile_rules(self._shared.builtin, self._job.rules)
+            engine = {"engine": rules.VERSION, "rules": rules.digests, "options": options_digest(self._job)}
+            self._send({"kind": "rules", "count": rules.rule_count, "names_matter": rules.names_matter, **engine})
             self._detectors = make_detectors(
                 DetectorOptions(
                     rules=rules,
@@ -86,14 +118,51 @@ class Parser:
                     file_timeout_seconds=max(1, int(self._job.file_timeout_seconds)),
                 )
             )
-        indexed = list(self._indexed(fds))
+        self._open_disks(fds)
+        if self._shared.manifests:
+            self._open_base(engine)
+        indexed = list(self._indexed())
+        if self._base is not None and not self._fitting and indexed:
+            self._refuse_base("none of its volumes is on these disks: it is of another machine")
         if self._job.task is Task.CAT:
             self._cat(indexed)
         else:
             self._all = sum(one.inodes for one in indexed)
             for one in indexed:
                 self._process(one)
-        self._send({"kind": "done", "bytes_read": self._bytes_read()})
+        self._send({"kind": "done", "bytes_read": self._bytes_read(), "blocks": self._shared.blocks.count()})
+
+    # the base
+
+    def _open_base(self, engine: Mapping[str, Any]) -> None:
+        try:
+            reader = Reader(FileSource(self._shared.manifests[0]))
+            sizes = [disk.size for disk in self._disks]
+            self._base = Base(reader, self._changes(), scanner=self._shared.scanner, **engine)
+            self._base.check_disks(sizes)
+        except Error as error:
+            self._refuse_base(str(error))
+
+    def _changes(self) -> list[Changes]:
+        if self._job.changes is not None:
+            if len(self._job.changes) != len(self._disks):
+                raise ConfigError(f"{len(self._disks)} disks need as many lists of changes; {len(self._job.changes)} were given")
+            return [Changes(stretches) for stretches in self._job.changes]
+        if len(self._shared.old_disks) != len(self._disks):
+            raise ConfigError("give --base-image once for each disk, in the same order")
+        found = []
+        for number, fd in enumerate(self._shared.old_disks):
+            old = open_image(FileSource(fd), lambda name, number=number: self._open_backing(number, name, old=True))
+            # not through the counters: what is compared is not read for its content
+            found.append(Changes(differences(old, self._plain[number])))
+        return found
+
+    def _refuse_base(self, reason: str) -> None:
+        """Raises `ConfigError` unless a full scan was asked for in that case."""
+        if not self._job.full:
+            raise ConfigError(f"the base cannot be used: {reason}; scan everything with --full, or give the right one")
+        self._base = None
+        self._send({"kind": "base", "refused": reason[:1000]})
 
     # talking
 
@@ -114,9 +183,9 @@ class Parser:
             files, size = self._board.totals()
             self._send({"kind": "progress", "files": files, "bytes": size, "done": self._done + done, "all": self._all})
 
-    def _open_backing(self, disk: int, name: str) -> DiskFile:
-        """Ask the parent for a file beside the disk. Raises `Unsupported` with the parent's reason."""
-        self._send({"kind": "open", "disk": disk, "name": name})
+    def _open_backing(self, disk: int, name: str, *, old: bool = False) -> DiskFile:
+        """Ask the parent for a file beside the disk (or the base's). Raises `Unsupported` with the parent's reason."""
+        self._send({"kind": "open", "disk": disk, "name": name, "old": old})
         while True:
             # the answer and its descriptor come together; nothing else is under way on this socket
             data, fds, _flags, _address = socket.recv_fds(self._connection, 1 << 16, 1)
@@ -133,11 +202,11 @@ class Parser:
 
     # reading metadata
 
-    def _indexed(self, fds: Sequence[int]) -> Iterator[Indexed]:
-        sources: list[BlockSource] = []
-        for number, fd in enumerate(fds):
-            sources.append(self._open_disk(number, fd))
-        self._disks = [Counted(source) for source in sources]
+    def _open_disks(self, fds: Sequence[int]) -> None:
+        self._plain = [self._open_disk(number, fd) for number, fd in enumerate(fds)]
+        self._disks = [self._shared.blocks.watch(source) for source in self._plain]
+
+    def _indexed(self) -> Iterator[Indexed]:
         self._send({"kind": "disks", "sizes": [disk.size for disk in self._disks]})
         volumes, gaps = find_volumes(self._disks)
         for gap in gaps:
@@ -145,7 +214,37 @@ class Parser:
                 self._gap(gap)
         for volume in volumes:
             if volume.index not in self._job.skip and self._job.volume in {None, volume.index}:
-                yield from self._index(volume)
+                facts = self._base.untouched(volume) if self._base else None
+                if facts is not None:
+                    self._take_over(volume, facts)
+                else:
+                    yield from self._index(volume)
+
+    def _take_over(self, volume: Volume, facts: Message) -> None:
+        """A volume of which no byte changed: all that was said of it is said again."""
+        assert self._base is not None
+        self._fitting += 1
+        self._send(_said_of(volume, facts))
+        self._send({"kind": "working", "volume": volume.index})
+        for value in facts["gaps"]:
+            self._send({"kind": "gap", "gap": value | {"where": ["volume", volume.index]}})
+        for base in self._base.plain(facts["index"], Changes()).blocks():
+            block = base.block
+            count = Work()
+            told: dict[str, list[bytes]] = {}
+            for number in range(len(block)):
+                paths = block.paths(number)
+                count.files += len(paths)
+                if stat.S_ISREG(block.mode(number)):
+                    count.size += block.size(number)
+                results = block.results(number)
+                for kind, raw in repeat(results, volume.index, paths) if results else ():
+                    told.setdefault(kind, []).append(raw)
+            count.carried, count.matched = count.files, len(block)
+            told["counts"] = [dump_counts(volume.index, count, 0)]
+            rows = BLOCK_HEAD.pack(volume.index, base.first, base.last, len(block), len(base.raw)) + base.raw
+            self._connection.sendall(frame(b"A", piece(0, told, b"", rows if self._job.rows else b"").body))
+        self._send({"kind": "finished", "volume": volume.index})
 
     def _open_disk(self, number: int, fd: int) -> BlockSource:
         try:
@@ -174,11 +273,18 @@ class Parser:
         except Exception as error:  # noqa: BLE001  hostile bytes may raise anything: this is the border
             self._gap(Gap(where, GapReason.CRASHED, f"the reader failed: {error!r}"[:500]))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self._send(_describe(volume, filesystem))
+        base: BaseVolume | None = None
+        if filesystem and self._base:
+            try:
+                base = self._base.volume(volume, filesystem)
+            except Error as error:
+                self._refuse_base(str(error))
+            self._fitting += base is not None
+        self._send(_describe(volume, filesystem, base))
         if filesystem:
             for gap in filesystem.gaps:
                 self._gap(gap)
-            yield Indexed(volume, filesystem, inodes)
+            yield Indexed(volume, filesystem, inodes, base)
 
     def _open_filesystem(self, volume: Volume) -> Filesystem | None:
         for reader in FILESYSTEMS:
@@ -193,62 +299,105 @@ class Parser:
 
     def _process(self, one: Indexed) -> None:
         self._send({"kind": "working", "volume": one.volume.index})
+        work = self._listing(one) if self._job.task is Task.LIST else self._scanning(one)
+        batch = _BATCH_ROWS if self._job.rows else _BATCH[self._job.task]
         pool = Pool(
-            lambda at, position: self._inode(one, at, position),
+            work,
             one.inodes,
             workers=self._job.jobs,
-            batch=max(1, min(_BATCH[self._job.task], one.inodes // (self._job.jobs * 4))),
+            batch=max(1, min(batch, one.inodes // (self._job.jobs * 4))),
+            borders=_borders(one),
             board=self._board,
             seconds=self._job.file_timeout_seconds + _GRACE_SECONDS,
             tick=lambda: self._tick(pool.done),
         )
         for answer in pool.run():
             if isinstance(answer, Death):
+                self._send({"kind": "death", "volume": one.volume.index, "crashed": answer.reason is GapReason.CRASHED})
                 self._gap(self._epitaph(one, answer))
             else:
-                self._connection.sendall(frame(b"J", answer))
+                self._connection.sendall(frame(b"A", answer))
         self._done += one.inodes
         self._send({"kind": "finished", "volume": one.volume.index})
+
+    def _scanning(self, one: Indexed) -> Callable[[int, int, Position], Iterator[Piece]]:
+        return Pipeline(
+            one.volume.index,
+            one.filesystem,
+            self._detectors,
+            Settings(
+                max_file_bytes=self._job.max_file_bytes,
+                file_timeout_seconds=self._job.file_timeout_seconds,
+                ends_bytes=self._job.ends_bytes,
+                rows=self._job.rows,
+            ),
+            seen=self._shared.seen,
+            clients=self._clients,
+            base=one.base,
+            bytes_read=self._bytes_read,
+        ).work
 
     def _epitaph(self, one: Indexed, death: Death) -> Gap:
         names = (item for item in one.filesystem.files(death.at, death.at + 1) if not isinstance(item, Gap))
         first = next(names, None)
         return Gap(InFile.of(first) if first else InVolume(one.volume.index), death.reason, death.detail)
 
-    def _inode(self, one: Indexed, at: int, position: Position) -> Iterator[tuple[str, bytes]]:
-        """All that is to be said of one inode, in a worker: kind and JSON."""
-        before = self._bytes_read()
-        items = list(one.filesystem.files(at, at + 1))
-        files = [item for item in items if not isinstance(item, Gap)]
-        room = _MAX_INODE_BYTES
-        for result in self._results(one, items):
-            kind, value = _said(result)
-            raw = dump(value)
-            room -= len(raw)
-            if room < 0:
-                where = InFile.of(files[0]) if files else InVolume(one.volume.index)
-                detail = f"there is more to say of it and its {len(items)} names than fits into a report"
-                yield "gaps", dump(gap_out(Gap(where, GapReason.LIMIT, detail)))
-                break
-            yield kind, raw
-        size = files[0].size if files and files[0].mode & 0o170000 == 0o100000 else 0
-        position.done(len(files), size)
-        yield "counts", b"[%d,%d,%d,%d]" % (one.volume.index, len(files), size, self._bytes_read() - before)
-
-    def _results(self, one: Indexed, items: list[FileEntry | Gap]) -> Iterator[Finding | Gap | Message]:
-        if self._job.task is Task.SCAN:
-            return scan_inode(items, self._detectors)
-
+    def _listing(self, one: Indexed) -> Callable[[int, int, Position], Iterator[Piece]]:
         def to_disk(extent: Extent) -> Message:
             moved = one.volume.to_disk(extent)
             return {"disk": one.volume.disk, "offset": moved.offset, "length": moved.length, "logical": moved.logical}
 
-        return list_inode(
-            items,
-            hashed=self._job.hash,
-            to_disk=to_disk if self._job.extents else None,
-            xattrs=self._job.xattrs,
-        )
+        def work(start: int, stop: int, position: Position) -> Iterator[Piece]:
+            told: dict[str, list[bytes]] = {}
+            size = 0
+            before = self._bytes_read()
+            count = Work()
+            for at in range(start, stop):
+                position.enter(at)
+                items = list(one.filesystem.files(at, at + 1))
+                for kind, raw in self._lines(one, items, to_disk if self._job.extents else None):
+                    told.setdefault(kind, []).append(raw)
+                    size += len(raw)
+                files = [item for item in items if not isinstance(item, Gap)]
+                length = files[0].size if files and stat.S_ISREG(files[0].mode) else 0
+                position.done(len(files), length)
+                count.files += len(files)
+                count.size += length
+                if size >= _PIECE_BYTES or at + 1 == stop:
+                    read = self._bytes_read()
+                    told["counts"] = [dump_counts(one.volume.index, count, read - before)]
+                    yield piece(at + 1, told)
+                    told, size, before, count = {}, 0, read, Work()
+
+        return work
+
+    def _lines(self, one: Indexed, items: list[FileEntry | Gap], to_disk: ToDisk | None) -> Iterator[tuple[str, bytes]]:
+        room = _MAX_INODE_BYTES
+        for line in list_inode(items, hashed=self._job.hash, to_disk=to_disk, xattrs=self._job.xattrs):
+            kind, raw = ("gaps", dump(gap_out(line))) if isinstance(line, Gap) else ("rows", dump(line))
+            room -= len(raw)
+            if room < 0:
+                first = next((item for item in items if not isinstance(item, Gap)), None)
+                where = InFile.of(first) if first else InVolume(one.volume.index)
+                detail = f"there is more to say of it and its {len(items)} names than fits into a report"
+                yield "gaps", dump(gap_out(Gap(where, GapReason.LIMIT, detail)))
+                return
+            yield kind, raw
+
+    def _diff(self) -> None:
+        """What differs between two manifests."""
+        old, new = (Reader(FileSource(fd)) for fd in self._shared.manifests)
+        self._send({"kind": "working", "volume": 0})
+        changes: list[bytes] = []
+        size = 0
+        for change in diff(old, new, same_volumes(old, new)):
+            changes.append(dump(change.to_message()))
+            size += len(changes[-1])
+            if size >= _PIECE_BYTES:
+                self._connection.sendall(frame(b"A", piece(0, {"changes": changes}).body))
+                changes, size = [], 0
+        self._connection.sendall(frame(b"A", piece(0, {"changes": changes}).body))
+        self._send({"kind": "done", "bytes_read": 0, "blocks": 0})
 
     def _cat(self, indexed: Sequence[Indexed]) -> None:
         found = [
@@ -286,17 +435,16 @@ class Nothing:
         return b""
 
 
-def _said(result: Finding | Gap | Message) -> tuple[str, Message]:
-    match result:
-        case Gap():
-            return "gaps", gap_out(result)
-        case Finding():
-            return "findings", finding_out(result)
-        case _:
-            return "rows", result
+def _borders(one: Indexed) -> list[int]:
+    """Positions behind the last inode of each chunk of the base."""
+    if one.base is None:
+        return []
+    return [
+        bisect_right(range(one.inodes), last, key=lambda at: one.filesystem.names(at)[0]) for last in one.base.borders()
+    ] + [one.inodes]
 
 
-def _describe(volume: Volume, filesystem: Filesystem | None) -> Message:
+def _describe(volume: Volume, filesystem: Filesystem | None, base: BaseVolume | None) -> Message:
     return {
         "kind": "volume",
         "index": volume.index,
@@ -307,7 +455,29 @@ def _describe(volume: Volume, filesystem: Filesystem | None) -> Message:
         "filesystem": filesystem.kind if filesystem else None,
         "label": filesystem.label if filesystem else "",
         "uuid": filesystem.uuid if filesystem else "",
+        "layout": filesystem.layout if filesystem else "",
+        "replayed": list(filesystem.replayed) if filesystem else [],
+        "base_rows": base.rows if base else None,
     }
+
+
+def _said_of(volume: Volume, facts: Message) -> Message:
+    """As `_describe`, of a volume that is taken over unread."""
+    known = ("filesystem", "label", "uuid", "layout", "replayed")
+    return {
+        "kind": "volume",
+        "index": volume.index,
+        "disk": volume.disk,
+        "table": volume.kind,
+        "start": volume.start,
+        "length": volume.length,
+        "base_rows": facts["rows"],
+    } | {name: facts[name] for name in known}
+
+
+def options_digest(job: Job) -> str:
+    """What besides the content and the rules decides about a verdict."""
+    return hashlib.sha256(f"max_file_bytes={job.max_file_bytes} ends_bytes={job.ends_bytes}".encode()).hexdigest()
 
 
 def main() -> int:
@@ -317,16 +487,24 @@ def main() -> int:
     reader = FrameReader(MAX_JOB_BYTES)
     first = load(receive(connection, reader)[1])
     job = Job.from_message(first["job"])
-    board = Board(job.jobs)
+    shared = Shared(
+        board=Board(job.jobs),
+        seen=Seen(),
+        blocks=Blocks(sum(os.lseek(fd, 0, os.SEEK_END) for fd in first["fds"])),
+        builtin=builtin_rules(),  # they are files, too: behind the guards there are none
+        scanner=first["scanner"],
+        sockets=first["sockets"],
+        manifests=first["manifests"],
+        old_disks=first["old_disks"],
+    )
     for encoding in _ENCODINGS:
         codecs.lookup(encoding)
-    builtin = builtin_rules()  # they are files, too: behind the guards there are none
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     active = guards.lock_down(
         guards.Limits(memory_bytes=job.memory_bytes, cpu_seconds=job.cpu_seconds, processes=job.jobs + 8),
         parent_pid=parent,
     )
-    parser = Parser(connection, reader, job, board, builtin)
+    parser = Parser(connection, reader, job, shared)
     connection.sendall(frame(b"J", dump({"kind": "ready", "guards": [asdict(guard) for guard in active]})))
     try:
         parser.run(first["fds"])

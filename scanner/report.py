@@ -54,6 +54,27 @@ class Stats:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """What was done to know it. `mode` is "full" or "incremental"; `base_refused` says why a base was left aside.
+
+    `files_carried` names were taken over from the base unread. Contents were hashed, searched by the engine (scanned), or
+    had a verdict that was known. `inodes_gone` are in the base and not on the disks. Blocks are of 512 KiB, each counted once.
+    """
+
+    mode: Literal["full", "incremental"]
+    base_refused: str = ""
+    files_carried: int = 0
+    files_hashed: int = 0
+    bytes_hashed: int = 0
+    files_scanned: int = 0
+    bytes_scanned: int = 0
+    verdicts_known: int = 0
+    inodes_gone: int = 0
+    blocks_read: int = 0
+    blocks_total: int = 0
+
+
+@dataclass(frozen=True)
 class GuardReport:
     """One protection of the process that parses the disk. `detail` says why it is not active, when it is not."""
 
@@ -89,6 +110,7 @@ class Report:
     started: datetime
     version: str
     rules: RuleSet
+    coverage: Coverage = Coverage("full")
     inputs: frozenset[tuple[int, int]] = frozenset()
 
     def __post_init__(self) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import IO, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 from core.errors import ConfigError, Unsupported
 from core.findings import Finding, Gap, GapReason, InVolume, Location, Machine
@@ -24,8 +26,12 @@ from scanner.disks import Disk, Identity, identity, open_backing
 from scanner.gaps import GapLog
 from scanner.guards import Guard
 from scanner.job import Job, Task
+from scanner.lookup import KEY_BYTES, Verdict, answer
+from scanner.manifest.diff import change_in
 from scanner.process import cause, end, has_ended
 from scanner.wire import (
+    BLOCK_HEAD,
+    MAX_ROWS,
     MAX_VOLUMES,
     FrameReader,
     Message,
@@ -39,6 +45,7 @@ from scanner.wire import (
     row_in,
     text_in,
 )
+from scanner.workers import parts
 
 MAX_FINDINGS: Final = 100_000
 MAX_FINDING_BYTES: Final = 256 << 20  # all findings together, as JSON
@@ -46,6 +53,10 @@ _WISHES_PER_DISK: Final = 20  # backing files that a parser may ask for; chains 
 _LOOK_SECONDS: Final = 0.5  # how often a silent parser is looked after
 _SEND_SECONDS: Final = 30.0  # a parser that does not read what it asked for is broken
 _MAX_RESTARTS: Final = 16
+_MAX_VOLUME_GAPS: Final = 1000
+_FIGURES: Final = (
+    *("carried", "hashed", "hashed_bytes", "scanned", "scanned_bytes", "known", "matched", "incomplete"),
+)
 
 
 @dataclass(slots=True)
@@ -60,14 +71,45 @@ class VolumeState:
     filesystem: str | None
     label: str
     uuid: str
+    layout: str = ""
+    replayed: list[tuple[int, int]] = field(default_factory=list)
+    base_rows: int | None = None
     files: int = 0
     size: int = 0
+    rows: int = 0
+    last: int = -1
+    incomplete: int = 0
+    gaps: list[Gap] = field(default_factory=list)
     finished: bool = False
 
 
 @dataclass(slots=True)
+class Done:
+    """What was done for the result. `files` are names, all else contents (or their bytes) or inodes.
+
+    `carried` names were taken over from the base unread; contents were `hashed`, searched by the engine (`scanned`), or
+    `known` by their verdict. `matched` inodes are in the base. `blocks` of 512 KiB were read, each counted once.
+    """
+
+    carried: int = 0
+    hashed: int = 0
+    hashed_bytes: int = 0
+    scanned: int = 0
+    scanned_bytes: int = 0
+    known: int = 0
+    matched: int = 0
+    incomplete: int = 0
+    blocks: int = 0
+
+
+@dataclass(slots=True)
 class Outcome:
-    """What came of a task. `sizes` are the disks' sizes in bytes as their format gives them."""
+    """What came of a task. `sizes` are the disks' sizes in bytes as their format gives them.
+
+    `engine` is what the parser said of its engine before it read a disk: `engine`, `options` and `rules`. `suspect`: a
+    parser or worker of it crashed, so nothing that it said may be used for other machines. `base_refused`: why the base
+    was left aside.
+    """
 
     volumes: dict[int, VolumeState] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -77,6 +119,10 @@ class Outcome:
     sizes: list[int] = field(default_factory=list)
     bytes_read: int = 0
     rules: int = 0
+    engine: dict[str, Any] = field(default_factory=dict)
+    done: Done = field(default_factory=Done)
+    suspect: bool = False
+    base_refused: str = ""
     inputs: set[Identity] = field(default_factory=set)
 
 
@@ -95,6 +141,7 @@ class Listener(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
     def row(self, row: Message) -> None: ...
+    def change(self, change: Message) -> None: ...
     def data(self, chunk: bytes) -> None: ...
 
 
@@ -103,10 +150,46 @@ class Silent:
 
     def progress(self, progress: Progress) -> None: ...
     def row(self, row: Message) -> None: ...
+    def change(self, change: Message) -> None: ...
     def data(self, chunk: bytes) -> None: ...
 
 
-def run(disks: Sequence[Disk], job: Job, *, timeout_seconds: float, listener: Listener | None = None) -> Outcome:
+class Verdicts(Protocol):
+    """What is known of contents, and where new verdicts go. See `scanner.verdicts.Session`."""
+
+    def lookup(self, keys: Sequence[bytes]) -> Sequence[Verdict | None]: ...
+    def record(self, key: bytes, findings: Sequence[tuple[str, Message]]) -> None: ...
+
+
+class Rows(Protocol):
+    """Where blocks of a manifest go. See `scanner.manifest.file.Writer`."""
+
+    def add(self, volume: int, first: int, last: int, rows: int, block: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a task may build on. `scanner` names this version; `manifests` are descriptors of the base, or of two to compare.
+
+    `old_disks` are the base's disks, if the changes are to be found by comparing. `verdicts` is called once, when the
+    parser has said what engine it has.
+    """
+
+    scanner: str = ""
+    manifests: Sequence[int] = ()
+    old_disks: Sequence[Disk] = ()
+    verdicts: Callable[[Outcome], Verdicts] | None = None
+    rows: Rows | None = None
+
+
+def run(
+    disks: Sequence[Disk],
+    job: Job,
+    *,
+    timeout_seconds: float,
+    listener: Listener | None = None,
+    support: Support = Support(),  # noqa: B008  frozen
+) -> Outcome:
     """Do `job` on the disks of one machine in a parser process of its own.
 
     Raises `ConfigError` if the operator's settings cannot be carried out (a rule that does not compile, a file that is
@@ -115,8 +198,9 @@ def run(disks: Sequence[Disk], job: Job, *, timeout_seconds: float, listener: Li
     outcome = Outcome()
     deadline = time.monotonic() + timeout_seconds
     for _ in range(_MAX_RESTARTS):
-        attempt = _Attempt(disks, job, outcome, listener or Silent())
+        attempt = _Attempt(disks, job, outcome, listener or Silent(), support)
         lost = attempt.run(deadline)
+        outcome.suspect = outcome.suspect or (lost is not None and lost[1] is GapReason.CRASHED)
         if lost is None:
             if job.task is not Task.CAT:
                 _unfinished(outcome, job.skip, GapReason.CRASHED)
@@ -144,6 +228,24 @@ def _unfinished(outcome: Outcome, known: frozenset[int], reason: GapReason) -> N
             outcome.gaps.add(Gap(InVolume(volume.index), reason, "not all of it was looked at"))
 
 
+def _verdicts_in(raw: bytes) -> Iterator[tuple[bytes, list[tuple[str, Message]]]]:
+    """(key, findings) as `scanner.pipeline` wrote them one after the other. Raises `WireError`."""
+    at = 0
+    while at < len(raw):
+        key = raw[at : at + KEY_BYTES]
+        at += KEY_BYTES + 4
+        size = int.from_bytes(raw[at - 4 : at], "little")
+        if at + size > len(raw):
+            raise WireError("a verdict that is cut short")
+        findings = []
+        if size:
+            for name, finding in load(raw[at : at + size])["findings"]:
+                finding_in(finding | {"where": ["file", 0, "/"]})
+                findings.append((text_in(name), finding))
+        yield key, findings
+        at += size
+
+
 class _Gone(Exception):
     """The parser closed its end of the socket."""
 
@@ -151,7 +253,14 @@ class _Gone(Exception):
 class _Attempt:
     """One parser process, from start to end."""
 
-    def __init__(self, disks: Sequence[Disk], job: Job, outcome: Outcome, listener: Listener) -> None:
+    def __init__(
+        self, disks: Sequence[Disk], job: Job, outcome: Outcome, listener: Listener, support: Support
+    ) -> None:
+        self._support = support
+        self._verdicts: Verdicts | None = None
+        self._askers: list[socket.socket] = []
+        self._changes: list[Message] = []
+        self._working = self._told = False
         self._disks = disks
         self._job = job
         self._outcome = outcome
@@ -164,19 +273,37 @@ class _Attempt:
         self._wishes = 0
         self._rows: list[Message] = []
         self._progress: Progress | None = None
+        self._volume_gaps: dict[int, list[Gap]] = {}
         self.wrote = False
 
     def run(self, deadline: float) -> tuple[Location, GapReason, str] | None:
         """None if it came to its end, else where it was and what ended it."""
         ours, theirs = socket.socketpair()
-        with ours, tempfile.TemporaryFile() as stderr:
-            with theirs:
-                process = self._start(theirs, stderr)
+        with ExitStack() as stack:
+            stack.enter_context(ours)
+            stderr = stack.enter_context(tempfile.TemporaryFile())
+            with theirs, ExitStack() as given:
+                sockets = []
+                if self._support.verdicts is not None:
+                    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._job.jobs)]
+                    for our, their in pairs:
+                        our.setblocking(False)
+                        self._askers.append(stack.enter_context(our))
+                        sockets.append(given.enter_context(their).fileno())
+                process = self._start(theirs, stderr, sockets)
             broken: str | None = None
             timed_out = False
             try:
                 ours.settimeout(_SEND_SECONDS)
-                _send(ours, {"job": self._job.to_message(), "fds": [disk.fd for disk in self._disks]})
+                first = {
+                    "job": self._job.to_message(),
+                    "fds": [disk.fd for disk in self._disks],
+                    "scanner": self._support.scanner,
+                    "sockets": sockets,
+                    "manifests": list(self._support.manifests),
+                    "old_disks": [disk.fd for disk in self._support.old_disks],
+                }
+                _send(ours, first)
                 timed_out = not self._listen(ours, process.pid, deadline)
             except WireError as error:
                 broken = str(error)
@@ -198,13 +325,16 @@ class _Attempt:
                 return None
             return self._at, *cause(status, stderr)
 
-    def _start(self, theirs: socket.socket, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _start(self, theirs: socket.socket, stderr: IO[bytes], sockets: Sequence[int]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-I", "-X", "utf8", "-m", "scanner.parser", str(theirs.fileno()), str(os.getpid())]
         return subprocess.Popen(
             command,
             env={},  # no credential of ours, whatever we were started with
             cwd="/",
-            pass_fds=[theirs.fileno(), *(disk.fd for disk in self._disks)],
+            pass_fds=[
+                *(theirs.fileno(), *sockets, *self._support.manifests),
+                *(disk.fd for disk in (*self._disks, *self._support.old_disks)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -217,9 +347,15 @@ class _Attempt:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            if not select.select([connection], [], [], min(left, _LOOK_SECONDS))[0]:
+            readable = select.select([connection, *self._askers], [], [], min(left, _LOOK_SECONDS))[0]
+            if not readable:
                 if has_ended(pid):
                     return True  # something it forked holds the socket open
+                continue
+            for asker in readable:
+                if asker is not connection and not self._answer_asker(asker):
+                    self._askers.remove(asker)
+            if connection not in readable:
                 continue
             try:
                 data = connection.recv(1 << 20)
@@ -233,48 +369,104 @@ class _Attempt:
                 if kind == b"D":
                     self.wrote = True
                     self._listener.data(body)
+                elif kind == b"A":
+                    self._take(body)
+                    self._tell()
                 else:
                     self._hear(connection, load(body))
                     self._tell()
         return True
 
+    def _answer_asker(self, asker: socket.socket) -> bool:
+        verdicts = self._verdicts
+        return answer(asker, verdicts.lookup if verdicts else lambda keys: [None] * len(keys))
+
+    def _take(self, body: bytes) -> None:
+        """An answer of a worker."""
+        said, verdicts, rows = parts(body)
+        try:
+            self._answer(load(said))
+            if self._verdicts is not None:
+                for key, findings in _verdicts_in(verdicts):
+                    self._verdicts.record(key, findings)
+            if self._support.rows is not None:
+                self._rows_in(rows, self._support.rows)
+        except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+            raise WireError("an answer that lacks what it must hold") from error
+
+    def _rows_in(self, raw: bytes, rows: Rows) -> None:
+        at = 0
+        while at < len(raw):
+            number, first, last, count, size = BLOCK_HEAD.unpack_from(raw, at)
+            at += BLOCK_HEAD.size
+            volume = self._outcome.volumes[number]
+            if at + size > len(raw) or not volume.last < first <= last or not 0 < count <= MAX_ROWS:
+                raise WireError("rows of a manifest that do not fit together")
+            rows.add(number, first, last, count, raw[at : at + size])
+            volume.last = last
+            volume.rows += count
+            at += size
+
     def _hear(self, connection: socket.socket, message: Message) -> None:
         outcome = self._outcome
         try:
             match message.get("kind"):
-                case None:
-                    self._answer(message)
                 case "progress":
                     figures = [int_in(message[key]) for key in ("files", "bytes", "done", "all")]
                     self._progress = Progress(*figures)
                 case "gap":
-                    outcome.gaps.add(gap_in(message["gap"]))
+                    gap = gap_in(message["gap"])
+                    outcome.gaps.add(gap)
+                    if isinstance(gap.where, InVolume):
+                        of_volume = self._volume_gaps.setdefault(gap.where.volume, [])
+                        if len(of_volume) < _MAX_VOLUME_GAPS:
+                            of_volume.append(gap)
+                case "death":
+                    outcome.suspect = outcome.suspect or bool(message["crashed"])
+                    outcome.volumes[int_in(message["volume"])].incomplete += 1
+                case "base":
+                    outcome.base_refused = printable(text_in(message["refused"], 1000))
                 case "ready":
                     outcome.guards = tuple(
                         Guard(text_in(one["name"]), active=bool(one["active"]), detail=text_in(one["detail"]))
                         for one in message["guards"][:100]
                     )
                 case "rules":
+                    if self._told:
+                        raise WireError("rules, told twice or too late")
+                    self._told = True
                     outcome.rules = int_in(message["count"])
+                    outcome.engine = {
+                        "engine": text_in(message["engine"], 1000),
+                        "options": text_in(message["options"], 100),
+                        "rules": {text_in(name): text_in(digest, 64) for name, digest in message["rules"].items()},
+                    }
+                    if self._support.verdicts is not None and message["names_matter"] is False:
+                        self._verdicts = self._support.verdicts(outcome)
                 case "disks":
+                    self._told = True
                     outcome.sizes = [int_in(size) for size in message["sizes"]][: len(self._disks)]
-                case "indexing" | "working":
+                case "indexing" | "working" as kind:
                     self._at = InVolume(int_in(message["volume"], MAX_VOLUMES))
+                    self._working = self._working or kind == "working"
                 case "volume":
                     self._volume(message)
                 case "finished":
-                    outcome.volumes[int_in(message["volume"])].finished = True
+                    volume = outcome.volumes[int_in(message["volume"])]
+                    volume.finished = True
+                    volume.gaps = self._volume_gaps.get(volume.index, [])
                     self._at = Machine()
                 case "open":
-                    self._open(connection, int_in(message["disk"]), text_in(message["name"]))
+                    self._open(connection, int_in(message["disk"]), text_in(message["name"]), old=bool(message["old"]))
                 case "refused":
-                    if self._job.task is not Task.CAT and outcome.sizes:
+                    if self._job.task is not Task.CAT and self._working:
                         raise WireError("a refusal in the middle of the work")
                     self._refused = printable(text_in(message["message"]))
                 case "exhausted":
                     self._exhausted = printable(text_in(message["message"]))
                 case "done":
                     outcome.bytes_read += int_in(message["bytes_read"])
+                    outcome.done.blocks += int_in(message["blocks"])
                     self._done = True
                 case _:
                     raise WireError("a message of an unknown kind")
@@ -286,6 +478,9 @@ class _Attempt:
         rows, self._rows = self._rows, []
         for row in rows:
             self._listener.row(row)
+        changes, self._changes = self._changes, []
+        for change in changes:
+            self._listener.change(change)
         if self._progress is not None:
             self._listener.progress(self._progress)
             self._progress = None
@@ -302,6 +497,9 @@ class _Attempt:
             None if filesystem is None else text_in(filesystem, 100),
             text_in(message["label"], 4096),
             text_in(message["uuid"], 100),
+            text_in(message["layout"], 4096),
+            [(int_in(offset), int_in(length)) for offset, length in message["replayed"]],
+            None if message["base_rows"] is None else int_in(message["base_rows"]),
         )
 
     def _answer(self, message: Message) -> None:
@@ -320,19 +518,25 @@ class _Attempt:
         for gap in message.get("gaps", ()):
             known = gap_in(gap)
             outcome.gaps.add(known)
-        for index, files, size, read in message.get("counts", ()):
+        for change in message.get("changes", ()):
+            self._changes.append(change_in(change))
+        for index, read, files, size, *done in message.get("counts", ()):
             volume = outcome.volumes[int_in(index)]
             volume.files += int_in(files)
             volume.size += int_in(size)
             outcome.bytes_read += int_in(read)
+            for name, figure in zip(_FIGURES, done, strict=True):
+                setattr(outcome.done, name, getattr(outcome.done, name) + int_in(figure))
+            volume.incomplete += int_in(done[-1])
 
-    def _open(self, connection: socket.socket, disk: int, name: str) -> None:
+    def _open(self, connection: socket.socket, disk: int, name: str, *, old: bool) -> None:
         """The one wish that a parser may have."""
         self._wishes += 1
-        if disk >= len(self._disks) or self._wishes > _WISHES_PER_DISK * len(self._disks):
+        disks = self._support.old_disks if old else self._disks
+        if disk >= len(disks) or self._wishes > 2 * _WISHES_PER_DISK * len(self._disks):
             raise WireError("a wish for a disk that is not there, or too many wishes")
         try:
-            fd = open_backing(self._disks[disk].path, name)
+            fd = open_backing(disks[disk].path, name)
         except Unsupported as error:
             _send(connection, {"refused": str(error)})
             return

@@ -29,6 +29,12 @@ def scan_inode(items: Sequence[FileEntry | Gap], detectors: Sequence[Detector]) 
             yield item
             continue
         for detector in detectors:
+            try:
+                if not detector.wants(item):
+                    continue
+            except Exception as error:  # noqa: BLE001  hostile bytes may raise anything: this is the border
+                yield Gap(InFile.of(item), GapReason.DETECTOR_FAILED, f"{detector.name}: {error!r}"[:500])
+                continue
             for result in _results(detector, item, looked):
                 if isinstance(result, Gap):
                     if result in told:
@@ -48,8 +54,7 @@ def _results(detector: Detector, file: FileEntry, looked: dict[str, list[Finding
 
 def _inspect(detector: Detector, file: FileEntry) -> Iterator[Finding | Gap]:
     try:
-        if detector.wants(file):
-            yield from detector.inspect(file)
+        yield from detector.inspect(file)
     except Error as error:
         yield Gap(InFile.of(file), reason_of(error), str(error))
     except MemoryError:

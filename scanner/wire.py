@@ -1,6 +1,6 @@
 """What parser and parent say to each other: frames on a socket, and findings and gaps as JSON.
 
-A frame is one kind byte (`J` JSON, `D` data), four bytes of length, big endian, and the body. The parent believes nothing:
+A frame is one kind byte (`J` JSON, `D` data, `A` an answer of a worker: see `scanner.workers.piece`), four bytes of length, big endian, and the body. The parent believes nothing:
 whatever a frame holds that is not of the agreed shape is a `WireError`, and the parser is ended.
 """
 
@@ -22,6 +22,8 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_EXTENTS: Final = 1 << 20
 MAX_VOLUMES: Final = 4096
 MAX_DISKS: Final = 4096
+MAX_ROWS: Final = 4096  # of one block of a manifest
+BLOCK_HEAD: Final = struct.Struct("<IQQII")  # before each block: volume, first and last inode, rows, bytes that follow
 _HEAD: Final = struct.Struct(">cI")
 Message = dict[str, Any]
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each call
@@ -59,7 +61,7 @@ class FrameReader:
         if len(self._buffer) < _HEAD.size:
             return None
         kind, length = _HEAD.unpack_from(self._buffer)
-        if kind not in {b"J", b"D"} or length > self._most:
+        if kind not in {b"J", b"D", b"A"} or length > self._most:
             raise WireError("a frame of an unknown kind or impossible length")
         end = _HEAD.size + length
         if len(self._buffer) < end:

@@ -12,7 +12,9 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Callable, Iterator
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -23,7 +25,9 @@ from scanner.wire import FrameReader, WireError, frame
 MAX_DEATHS: Final = 200
 _SLOT: Final = struct.Struct("<QQQ")  # inode at work, names done, bytes done
 _COMMAND: Final = struct.Struct("<QQ")
-_PIECE_BYTES: Final = 4 << 20  # an answer of more than this is sent at once, not when its batch is done
+_REARM_SECONDS: Final = 0.2  # a file may have this much less than its time
+_COLLECT_EVERY: Final = 50_000  # allocations: what a worker makes is freed without the collector, but for errors
+_MOST_INODES: Final = 8192  # of one batch
 _AHEAD: Final = 64  # finished batches that may wait for a slower one before them
 
 
@@ -47,24 +51,66 @@ class Board:
 
 
 class Position:
-    """A worker's pen on the board: call `enter` before each inode, `done` after each name."""
+    """A worker's pen on the board: call `enter` before each look at an inode, `done` after the last, `rest` between batches.
 
-    def __init__(self, board: Board, worker: int) -> None:
+    `enter` also winds up the alarm by which the kernel ends a worker that hangs; no code of ours is needed for that.
+    """
+
+    def __init__(self, board: Board, worker: int, seconds: float) -> None:
         self._board = board
-        self._worker = worker
+        self.worker = worker
+        self._seconds = seconds
+        self._armed = 0.0
         self._at, self._files, self._bytes = board.read(worker)
 
     def enter(self, at: int) -> None:
         self._at = at
-        self._board.write(self._worker, at, self._files, self._bytes)
+        self._board.write(self.worker, at, self._files, self._bytes)
+        now = time.monotonic()
+        if now - self._armed > _REARM_SECONDS:  # asking the time costs a tenth of setting the alarm
+            self._armed = now
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
     def done(self, files: int, size: int) -> None:
         self._files += files
         self._bytes += size
 
+    def rest(self) -> None:
+        """What follows (a wait for another process) is not the fault of a file."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._armed = 0.0
+        self._board.write(self.worker, self._at, self._files, self._bytes)
 
-Work = Callable[[int, Position], Iterator[tuple[str, bytes]]]  # answers of one inode: kind, JSON value
+
+@dataclass(slots=True)
+class Piece:
+    """What is said of the inodes before `after` (from the last piece on): JSON, verdicts and rows of a manifest."""
+
+    after: int
+    body: bytes
+
+
+Work = Callable[[int, int, Position], Iterator[Piece]]  # of the inodes from the first number up to the second
 Answer = dict[str, list[bytes]]
+_PARTS: Final = struct.Struct("<II")
+
+
+def piece(after: int, told: Answer, verdicts: bytes = b"", rows: bytes = b"") -> Piece:
+    """`told` holds JSON values by their kind."""
+    lists = (b'"%s":[%s]' % (kind.encode("ascii"), b",".join(values)) for kind, values in told.items())
+    said = b"{%s}" % b",".join(lists)
+    return Piece(after, _PARTS.pack(len(said), len(verdicts)) + said + verdicts + rows)
+
+
+def parts(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """(JSON, verdicts, rows) of what `piece` put together. Raises `WireError`."""
+    if len(body) < _PARTS.size:
+        raise WireError("an answer that is cut short")
+    said, verdicts = _PARTS.unpack_from(body)
+    begin = _PARTS.size
+    if begin + said + verdicts > len(body):
+        raise WireError("an answer that is cut short")
+    return body[begin : begin + said], body[begin + said : begin + said + verdicts], body[begin + said + verdicts :]
 
 
 @dataclass(slots=True)
@@ -87,11 +133,10 @@ class _Worker:
 
 
 class Pool:
-    """Runs `work` over the inodes 0 … `count` in `workers` processes.
+    """Runs `work` over the inodes 0 … `count` in `workers` processes, `batch` at a time, or up to each of `borders`.
 
-    `run` yields, in the order of the inodes, their answers (JSON objects: a list of values for each kind), and a `Death`
-    where an inode could not be finished. `seconds` is how long one inode may take. What `work` gives for one inode must
-    stay well below `scanner.wire.MAX_FRAME_BYTES`. Raises `WireError` if a worker answers what it was not asked.
+    `run` yields, in the order of the inodes, their answers (see `piece`), and a `Death` where an
+    inode could not be finished. `seconds` is how long one look at an inode may take. What `work` gives at once must stay well below `scanner.wire.MAX_FRAME_BYTES`. Raises `WireError` if a worker answers what it was not asked.
     """
 
     def __init__(
@@ -101,6 +146,7 @@ class Pool:
         *,
         workers: int,
         batch: int,
+        borders: Sequence[int] = (),
         board: Board,
         seconds: float,
         tick: Callable[[], None],
@@ -108,6 +154,7 @@ class Pool:
         self._work = work
         self._count = count
         self._size = batch
+        self._borders = borders
         self._board = board
         self._seconds = seconds
         self._tick = tick
@@ -154,7 +201,7 @@ class Pool:
                 batch = min(self._again)
                 self._again.remove(batch)
             elif self._next < self._count and (waiting < _AHEAD or self._next == expected):
-                batch = (self._next, min(self._next + self._size, self._count))
+                batch = (self._next, self._stop_of(self._next))
                 self._next = batch[1]
             else:
                 continue
@@ -163,6 +210,13 @@ class Pool:
                 os.write(worker.commands, _COMMAND.pack(*batch))
             except BrokenPipeError:
                 pass  # it died idle: its end is seen when its results are read
+
+    def _stop_of(self, start: int) -> int:
+        """Where the batch that begins at `start` ends: at the next border, if there are borders."""
+        at = bisect_right(self._borders, start)
+        if at < len(self._borders):
+            return min(self._borders[at], start + _MOST_INODES, self._count)
+        return min(start + self._size, self._count)
 
     def _collect(self) -> Iterator[tuple[int, int, bytes | Death]]:
         by_fd = {worker.results: worker for worker in self._workers.values()}
@@ -242,10 +296,9 @@ class Pool:
         """The life of a worker. Leaves by `os._exit`, so that nothing of the parser's runs twice."""
         status = 1
         try:
-            signal.signal(
-                signal.SIGALRM, signal.SIG_DFL
-            )  # the kernel ends us at the deadline; no code of ours is needed
-            position = Position(self._board, number)
+            gc.set_threshold(_COLLECT_EVERY, 20, 20)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            position = Position(self._board, number, self._seconds)
             while len(command := os.read(commands, _COMMAND.size)) == _COMMAND.size:
                 start, stop = _COMMAND.unpack(command)
                 for answer in self._answers(start, stop, position):
@@ -259,21 +312,14 @@ class Pool:
             os._exit(status)
 
     def _answers(self, start: int, stop: int, position: Position) -> Iterator[bytes]:
-        """All answers of a batch: the inodes that each covers, and its JSON."""
-        answer: Answer = {}
+        """All answers of a batch: the inodes that each covers, and what is said of them."""
         first = start
-        size = 0
-        for at in range(start, stop):
-            position.enter(at)
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
-            for kind, value in self._work(at, position):
-                answer.setdefault(kind, []).append(value)
-                size += len(value)
-            if size >= _PIECE_BYTES or at + 1 == stop:
-                signal.setitimer(signal.ITIMER_REAL, 0)  # to wait for the reader of the pipe is not this file's fault
-                yield _COMMAND.pack(first, at + 1) + _encode(answer)
-                answer, first, size = {}, at + 1, 0
+        for answer in self._work(start, stop, position):
+            position.rest()  # to wait for the reader of the pipe is not this file's fault
+            yield _COMMAND.pack(first, answer.after) + answer.body
+            first = answer.after
         position.enter(stop)
+        position.rest()
 
 
 def _cause(status: int, seconds: float) -> tuple[GapReason, str]:
@@ -295,11 +341,6 @@ def _cause(status: int, seconds: float) -> tuple[GapReason, str]:
 
 def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _encode(answer: Answer) -> bytes:
-    lists = (b'"%s":[%s]' % (kind.encode("ascii"), b",".join(values)) for kind, values in answer.items())
-    return b"{%s}" % b",".join(lists)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import yara
-
 from core.findings import Detector
 from scanner.detectors.authorized_keys import AuthorizedKeys
 from scanner.detectors.deleted_executable import DeletedExecutable
@@ -15,13 +13,14 @@ from scanner.detectors.malware import Malware
 from scanner.detectors.second_root import SecondRoot
 from scanner.detectors.writable_cron import WritableCron
 from scanner.detectors.writable_systemd_unit import WritableSystemdUnit
+from scanner.engine import Engine
 
 
 @dataclass(frozen=True)
 class DetectorOptions:
     """`rules` come from `malware.compile_rules`. `file_timeout_seconds` is for one file and one detector."""
 
-    rules: yara.Rules
+    rules: Engine
     max_file_bytes: int = 256 << 20
     file_timeout_seconds: int = 60
 

@@ -57,6 +57,15 @@ def read_content(file: FileEntry, max_bytes: int) -> Content | Gap:
     return Content(data, missing=file.size - len(data))
 
 
+def read_ends(file: FileEntry, ends_bytes: int) -> Content:
+    """The first and the last `ends_bytes` of a file that is longer than both, with 4 KiB of zeros between them.
+
+    Raises what `FileEntry.open` raises.
+    """
+    with file.open() as stream:
+        return _read_runs(stream, [(0, ends_bytes), (file.size - ends_bytes, ends_bytes)])
+
+
 def _stored_runs(extents: Sequence[Extent], size: int) -> list[tuple[int, int]]:
     """(offset, length) in the file of what is stored, clipped to the file, with holes of up to 1 MiB filled in."""
     runs = [(0, 0)]  # so that a short hole at the start is filled in, too

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-from core.blocks import BlockSource
+from core.blocks import BlockSource, Extent
 from core.files import FileEntry
 from core.findings import Gap
 
@@ -17,6 +17,11 @@ class Filesystem(Protocol):
     the inodes of that range in the order best for the disk, one `FileEntry` per name (hard links follow each other) and
     a `Gap` for what it could not make an entry of. It may be called again, in any order, in a forked process, too.
     `gaps` holds what opening and indexing could not look at.
+
+    For scans that build on an earlier one: `names` gives the inode at a position and its paths without reading its record,
+    `record` where that record is on the volume, `metadata` all else that decides about a file besides its record and its
+    content (block maps, attributes). `layout` is equal for two readings if numbers of inodes and places of records mean
+    the same in both. `replayed` are the (offset, length) on the volume of what a journal replaced in memory.
     """
 
     @property
@@ -27,7 +32,14 @@ class Filesystem(Protocol):
     def label(self) -> str: ...
     @property
     def uuid(self) -> str: ...
+    @property
+    def layout(self) -> str: ...
+    @property
+    def replayed(self) -> Sequence[tuple[int, int]]: ...
     def index(self) -> int: ...
+    def names(self, at: int) -> tuple[int, list[bytes]]: ...
+    def record(self, inode: int) -> Extent: ...
+    def metadata(self, file: FileEntry) -> Sequence[Extent]: ...
     def files(self, start: int, stop: int) -> Iterator[FileEntry | Gap]: ...
 
 

@@ -6,7 +6,7 @@ from datetime import UTC
 
 from core.findings import Finding, Gap
 from core.text import escape
-from scanner.report import Report, VolumeReport
+from scanner.report import Coverage, Report, VolumeReport
 from scanner.reports.values import Json, clean, location, plain
 
 SCHEMA = "kumomori.report/1"
@@ -34,10 +34,27 @@ def to_json(report: Report) -> dict[str, Json]:
             "cpu_seconds": round(report.stats.cpu_seconds, 3),
             "wall_seconds": round(report.stats.wall_seconds, 3),
         },
+        "coverage": _coverage(report.coverage),
         "guards": [
             {"name": clean(guard.name), "active": guard.active, "detail": clean(guard.detail)}
             for guard in report.guards
         ],
+    }
+
+
+def _coverage(coverage: Coverage) -> dict[str, Json]:
+    return {
+        "mode": coverage.mode,
+        "base_refused": clean(coverage.base_refused),
+        "files_carried": coverage.files_carried,
+        "files_hashed": coverage.files_hashed,
+        "bytes_hashed": coverage.bytes_hashed,
+        "files_scanned": coverage.files_scanned,
+        "bytes_scanned": coverage.bytes_scanned,
+        "verdicts_known": coverage.verdicts_known,
+        "inodes_gone": coverage.inodes_gone,
+        "blocks_read": coverage.blocks_read,
+        "blocks_total": coverage.blocks_total,
     }
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from core.findings import Finding, Gap, InFile, Severity
 from core.text import escape, printable
-from scanner.report import GuardReport, Report, VolumeReport
+from scanner.report import Coverage, GuardReport, Report, VolumeReport
 
 WIDTH = 100
 FINDINGS_SHOWN = 500
@@ -88,6 +88,9 @@ def _header(report: Report, console: Console) -> None:
     for number, disk in enumerate(report.target):
         grid.add_row(f"Disk {number}", _text(disk))
     grid.add_row("Scanned", _text(f"{started}, {_seconds(report.stats.wall_seconds)}, {_read(report)}"))
+    grid.add_row("Looked at", _text(_coverage(report.coverage)))
+    if report.coverage.base_refused:
+        grid.add_row("Base", _text(f"not used: {report.coverage.base_refused}", "yellow"))
     grid.add_row("Rules", _text(f"{report.rules.count:,} (Kumomori {report.version})"))
     if report.guards:
         grid.add_row("Guards", _guards(report.guards))
@@ -95,6 +98,18 @@ def _header(report: Report, console: Console) -> None:
     if report.volumes:
         console.print()
         console.print(_volumes(report.volumes))
+
+
+def _coverage(coverage: Coverage) -> str:
+    """What was done for the result, in one line."""
+    parts = [
+        f"{_count(coverage.files_scanned, 'content')} searched ({_size(coverage.bytes_scanned)})",
+        f"{coverage.files_hashed:,} hashed ({_size(coverage.bytes_hashed)})",
+        f"{coverage.verdicts_known:,} with a known verdict",
+    ]
+    if coverage.mode == "incremental":
+        parts.append(f"{_count(coverage.files_carried, 'file')} carried over, {coverage.inodes_gone:,} gone")
+    return ", ".join(parts)
 
 
 def _guards(guards: Sequence[GuardReport]) -> Text:

@@ -44,51 +44,54 @@ _GEOMETRY = (
 class ExtEntry:
     """One name of one inode."""
 
-    __slots__ = ("_inode", "_inodes", "deleted", "path", "volume")
+    __slots__ = ("_extents", "_inodes", "deleted", "path", "record", "volume")
 
     def __init__(self, inodes: Inodes, inode: Inode, path: bytes, *, volume: int, deleted: bool) -> None:
         self._inodes = inodes
-        self._inode = inode
+        self.record = inode
+        self._extents: Sequence[Extent] | None = None
         self.path = path
         self.volume = volume
         self.deleted = deleted
 
     @property
     def mode(self) -> int:
-        return self._inode.mode
+        return self.record.mode
 
     @property
     def size(self) -> int:
-        return self._inode.size
+        return self.record.size
 
     @property
     def uid(self) -> int:
-        return self._inode.uid
+        return self.record.uid
 
     @property
     def gid(self) -> int:
-        return self._inode.gid
+        return self.record.gid
 
     @property
     def mtime_ns(self) -> int:
-        return self._inode.mtime_ns
+        return self.record.mtime_ns
 
     @property
     def inode(self) -> int:
-        return self._inode.number
+        return self.record.number
 
     @property
     def nlink(self) -> int:
-        return self._inode.nlink
+        return self.record.nlink
 
     def extents(self) -> Sequence[Extent]:
-        return [Extent(run.offset, run.length, run.logical) for run in self._inodes.runs(self._inode)]
+        if self._extents is None:
+            self._extents = [Extent(run.offset, run.length, run.logical) for run in self._inodes.runs(self.record)]
+        return self._extents
 
     def xattrs(self) -> Mapping[bytes, bytes]:
-        return self._inodes.attributes(self._inode)
+        return self._inodes.attributes(self.record)
 
     def open(self) -> BinaryIO:
-        return self._inodes.open(self._inode)
+        return self._inodes.open(self.record)
 
 
 class ExtFilesystem:
@@ -97,6 +100,7 @@ class ExtFilesystem:
     def __init__(self, source: BlockSource, volume: int) -> None:
         self.volume = volume
         self.gaps = GapLog()
+        self.replayed: Sequence[tuple[int, int]] = ()
         self._sb = read_superblock(source)
         self._check(source)
         if self._sb.incompat & INCOMPAT_RECOVER:
@@ -105,6 +109,7 @@ class ExtFilesystem:
         self._inodes = Inodes(source, self._sb)
         self._names = Names()
         self._begins: Sequence[int] = array("I")
+        self._last: tuple[int, tuple[int, list[int], list[bytes]]] = (-1, (0, [], []))
 
     @property
     def kind(self) -> str:
@@ -117,6 +122,11 @@ class ExtFilesystem:
     @property
     def uuid(self) -> str:
         return self._sb.uuid_text
+
+    @property
+    def layout(self) -> str:
+        # numbers that grow with the filesystem move nothing
+        return ",".join(f"{name}={getattr(self._sb, name)}" for name in _GEOMETRY if name not in {"blocks", "inodes"})
 
     def _gap(self, reason: GapReason, detail: str) -> None:
         self.gaps.add(Gap(InVolume(self.volume), reason, detail))
@@ -164,7 +174,10 @@ class ExtFilesystem:
             return source
         for detail in journal.gaps:
             self._gap(GapReason.JOURNAL_NOT_REPLAYED, detail)
-        return overlay or source
+        if overlay is None:
+            return source
+        self.replayed = [(block * sb.block_bytes, sb.block_bytes) for block in overlay.blocks]
+        return overlay
 
     def index(self) -> int:
         """Raises only `LimitExceeded`; all else that is wrong lands in `gaps`."""
@@ -176,13 +189,33 @@ class ExtFilesystem:
 
     def files(self, start: int, stop: int) -> Iterator[FileEntry | Gap]:
         for at in range(start, min(stop, len(self._begins))):
+            number, entries, paths = self._entries(at)
+            if paths:
+                yield from self._named(number, entries, paths)
+
+    def names(self, at: int) -> tuple[int, list[bytes]]:
+        """(inode, paths) at a position below what `index` returned; no paths for what has no entry of its own."""
+        number, _, paths = self._entries(at)
+        return number, paths
+
+    def _entries(self, at: int) -> tuple[int, list[int], list[bytes]]:
+        if self._last[0] != at:  # `names` and `files` are asked for one position after the other
             end = self._begins[at + 1] if at + 1 < len(self._begins) else len(self._names)
             number, entries = self._names.of_inode(self._begins[at], end)
-            if number != LOST:
-                yield from self._named(number, entries)
+            paths = [] if number == LOST else [self._names.path(entry) for entry in entries]
+            self._last = (at, (number, entries, paths))
+        return self._last[1]
 
-    def _named(self, number: int, entries: list[int]) -> Iterator[FileEntry | Gap]:
-        paths = [self._names.path(entry) for entry in entries]
+    def record(self, inode: int) -> Extent:
+        """Raises `Corrupt` for a number that does not exist."""
+        return Extent(self._inodes.place(inode), self._sb.inode_bytes)
+
+    def metadata(self, file: FileEntry) -> Sequence[Extent]:
+        """The blocks of its block map and attributes. Raises what `FileEntry.extents` raises."""
+        inode = file.record if isinstance(file, ExtEntry) else self._inodes.read(file.inode)
+        return self._inodes.metadata(inode)
+
+    def _named(self, number: int, entries: list[int], paths: list[bytes]) -> Iterator[FileEntry | Gap]:
         try:
             inode = self._inodes.read(number)
         except (Corrupt, Unreadable) as error:

@@ -7,13 +7,13 @@ import stat
 from collections.abc import Mapping
 from typing import BinaryIO, Final, cast
 
-from core.blocks import BlockSource
+from core.blocks import BlockSource, Bytes, Extent
 from core.errors import Corrupt, Encrypted, Unreadable
 from scanner.filesystems.ext import xattr
 from scanner.filesystems.ext.groups import Group, Groups
 from scanner.filesystems.ext.inode import EA_INODE, ENCRYPTED, EXTENTS, INLINE_DATA, Inode
 from scanner.filesystems.ext.mapping import block_runs
-from scanner.filesystems.ext.superblock import Superblock
+from scanner.filesystems.ext.superblock import INCOMPAT_EA_INODE, Superblock
 from scanner.filesystems.stream import Run, RunStream
 
 _WINDOW_BYTES: Final = 1 << 12  # the walk jumps: larger ones would mostly be read for nothing
@@ -29,8 +29,8 @@ class Inodes:
         self._group: Group | None = None
         self._window = (0, b"")
 
-    def read(self, number: int) -> Inode:
-        """Raises `Corrupt` for a number that does not exist, `Unreadable` if its record is cut off."""
+    def place(self, number: int) -> int:
+        """Where on the volume the record of an inode is, in bytes. Raises `Corrupt` for a number that does not exist."""
         sb = self.sb
         if not 0 < number <= sb.groups * sb.inodes_per_group:
             raise Corrupt(f"there is no inode {number}")
@@ -39,8 +39,12 @@ class Inodes:
             self._group = self.groups[which]
         if not 0 < self._group.inode_table < sb.blocks:
             raise Corrupt(f"the inode table of group {which} is outside the filesystem")
-        at = self._group.inode_table * sb.block_bytes + slot * sb.inode_bytes
-        raw = self._table_bytes(at)
+        return self._group.inode_table * sb.block_bytes + slot * sb.inode_bytes
+
+    def read(self, number: int) -> Inode:
+        """Raises `Corrupt` for a number that does not exist, `Unreadable` if its record is cut off."""
+        sb = self.sb
+        raw = self._table_bytes(self.place(number))
         if len(raw) < sb.inode_bytes:
             raise Unreadable(f"the volume ends before inode {number}")
         return Inode(number, raw, sb)
@@ -74,6 +78,25 @@ class Inodes:
             runs.append(Run(start, physical * size, min(count * size, inode.size - start)))
         return runs
 
+    def metadata(self, inode: Inode) -> list[Extent]:
+        """The blocks besides its record that say where its content is and what its attributes are."""
+        trace = Trace(self.source)
+        if self.sb.incompat & INCOMPAT_EA_INODE:
+            Inodes(trace, self.sb).attributes(inode)  # values may be in inodes of their own: all that is read for them
+        elif inode.file_acl:
+            trace.places.append(Extent(inode.file_acl * self.sb.block_bytes, self.sb.block_bytes))
+        if not self._is_mapped_by_itself(inode):
+            block_runs(trace, self.sb, inode)
+        return trace.places
+
+    def _is_mapped_by_itself(self, inode: Inode) -> bool:
+        """The record alone says where the content is."""
+        if inode.kind not in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK} or self._is_fast_symlink(inode):
+            return True
+        if inode.flags & INLINE_DATA:
+            return xattr.inline_tail(inode, self.sb) is not None
+        return bool(inode.flags & EXTENTS) and inode.block[6:8] == b"\0\0"  # an extent tree of depth 0
+
     @staticmethod
     def _is_fast_symlink(inode: Inode) -> bool:
         return inode.kind == stat.S_IFLNK and inode.size < 60 and not inode.flags & (EXTENTS | INLINE_DATA)
@@ -100,6 +123,19 @@ class Inodes:
             return RunStream(self.source, self.runs(holder), size).read(size) or b""
 
         return xattr.attributes(self.source, self.sb, inode, value)
+
+
+class Trace:
+    """A source that remembers what was read of it."""
+
+    def __init__(self, source: BlockSource) -> None:
+        self._source = source
+        self.size = source.size
+        self.places: list[Extent] = []
+
+    def read(self, offset: int, length: int) -> Bytes:
+        self.places.append(Extent(offset, length))
+        return self._source.read(offset, length)
 
 
 def _inline(inode: Inode, tail: bytes) -> bytes:

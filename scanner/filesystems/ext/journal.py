@@ -31,25 +31,26 @@ _HEADER: Final = struct.Struct(">III")
 class Overlay:
     """`base` with some blocks replaced by others of the same disk: the replayed journal.
 
-    `places` maps a block number to (byte offset where its newer content stands, whether its first four bytes were escaped).
+    `places` maps a block number to (byte offset where its newer content stands, whether its first four bytes were escaped);
+    `blocks` are its keys in order.
     """
 
     def __init__(self, base: BlockSource, block_bytes: int, places: dict[int, tuple[int, bool]]) -> None:
         self._base = base
         self._block_bytes = block_bytes
         self._places = places
-        self._blocks = sorted(places)
+        self.blocks = sorted(places)
         self.size = base.size
 
     def read(self, offset: int, length: int) -> Bytes:
         size = self._block_bytes
-        at = bisect_left(self._blocks, offset // size)
-        if at == len(self._blocks) or self._blocks[at] * size >= offset + length:
+        at = bisect_left(self.blocks, offset // size)
+        if at == len(self.blocks) or self.blocks[at] * size >= offset + length:
             return self._base.read(offset, length)
         patched = bytearray(self._base.read(offset, length))
         end = offset + len(patched)
-        while at < len(self._blocks) and self._blocks[at] * size < end:
-            block = self._blocks[at]
+        while at < len(self.blocks) and self.blocks[at] * size < end:
+            block = self.blocks[at]
             start = max(offset, block * size)
             stop = min(end, (block + 1) * size)
             patched[start - offset : stop - offset] = self._content(block)[start - block * size : stop - block * size]

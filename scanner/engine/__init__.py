@@ -1,0 +1,124 @@
+"""The one seam for engines: from a set of rules and a content to matches.
+
+What ships is YARA behind a filter that skips contents in which no rule can match (`scanner.engine.prefilter`). Its matches
+are those of plain yara-python, in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+import hyperscan
+import yara
+
+from core.blocks import Bytes
+from scanner.engine.prefilter import MAX_CONTENT_BYTES, Prefilter
+
+# What a rule may ask about a file besides its bytes; `filetype` is always empty, it is there for rules that name it.
+EXTERNALS: Final = ("filename", "filepath", "extension", "filetype", "owner")
+_SUBSETS: Final = 48  # of namespaces that are kept compiled
+_MANY: Final = 6  # namespaces in question: then one pass with all rules costs less than a pass for each
+
+
+class Engine:
+    """Rules that are ready. Files with rules are told apart by their namespace; one file's rules never refer to another's."""
+
+    VERSION: Final = f"yara {yara.YARA_VERSION}/1"
+
+    def __init__(self, sources: Mapping[str, str], *, names_matter: bool = False, prefilter: bool = True) -> None:
+        """`sources`: namespace to YARA source that compiles. `names_matter`: some rule asks for `EXTERNALS`.
+
+        Without `prefilter` every content is searched for every rule, as plain yara-python does it.
+        """
+        self._sources = dict(sources)
+        self.names_matter = names_matter
+        self.digests = {name: hashlib.sha256(source.encode()).hexdigest() for name, source in self._sources.items()}
+        self._all = self._compiled(frozenset(self._sources))
+        self._identifiers = [rule.identifier for rule in self._all]
+        self._subset = lru_cache(_SUBSETS)(self._compiled)
+        self._filter = _filter_of(self._sources) if prefilter else None
+        always = self._filter.always if self._filter else {}
+        self._always = frozenset(always)
+        self._always_rules = (
+            yara.compile(sources=dict(always), externals=dict.fromkeys(EXTERNALS, ""), includes=False) if always else None
+        )
+        self._order = {name: at for at, name in enumerate(self._sources)}
+
+    @property
+    def prefilter(self) -> bool:
+        return self._filter is not None
+
+    @property
+    def rule_count(self) -> int:
+        return len(self._identifiers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._identifiers)
+
+    def _compiled(self, names: frozenset[str]) -> yara.Rules:
+        sources = {name: source for name, source in self._sources.items() if name in names}
+        return yara.compile(sources=sources, externals=dict.fromkeys(EXTERNALS, ""), includes=False)
+
+    def match(
+        self,
+        data: Bytes,
+        *,
+        externals: Mapping[str, str] | None = None,
+        timeout_seconds: int = 60,
+        only: frozenset[str] | None = None,
+    ) -> Sequence[yara.Match]:
+        """Matches in `data`, of the rules in the namespaces `only` if given.
+
+        Raises `yara.TimeoutError`, `yara.Error`.
+        """
+        wanted = self._sources.keys() if only is None else self._sources.keys() & only
+        ends = time.monotonic() + timeout_seconds
+        names = self._candidates(data)
+        if names is None:
+            passes = [(self._all if len(wanted) == len(self._sources) else self._subset(frozenset(wanted)), wanted)]
+        else:
+            passes = [(self._subset(frozenset((name,))), wanted) for name in names if name in wanted]
+            if self._always_rules is not None and not self._always.isdisjoint(wanted):
+                # what is run in full has these rules among its own
+                passes.append((self._always_rules, wanted - names))
+        found: list[yara.Match] = []
+        for rules, told in passes:
+            matches = rules.match(
+                data=data,
+                externals=dict(externals) if externals else None,
+                timeout=max(1, int(ends - time.monotonic())),
+                # A string is looked for until the rule's condition is decided, not a million times more: this bounds memory.
+                fast=True,
+                warnings_callback=_quiet,
+                console_callback=_quiet,
+            )
+            found += [match for match in matches if match.namespace in told]
+        if len(passes) > 1:
+            found.sort(key=lambda match: self._order[match.namespace])
+        return found
+
+    def _candidates(self, data: Bytes) -> frozenset[str] | None:
+        """Namespaces in question; None if all of them are to be searched for at once."""
+        if self._filter is None or len(data) > MAX_CONTENT_BYTES:
+            return None
+        try:
+            names = self._filter.candidates(data)
+        except hyperscan.error:
+            return None
+        return None if len(names) > _MANY else names
+
+
+def _filter_of(sources: Mapping[str, str]) -> Prefilter | None:
+    try:
+        return Prefilter(sources)
+    except hyperscan.error:
+        return None  # more literals than the library takes: every content is then searched for every rule
+
+
+def _quiet(*_: object) -> int:
+    """For warnings (a string that matches too often to be counted) and for the `console` module: nothing is printed."""
+    return int(yara.CALLBACK_CONTINUE)

@@ -1,0 +1,90 @@
+"""A scan that builds on an earlier one must say what a full scan says, and leave the same manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from scanner.images import FileSource
+from scanner.machine import ScanOptions, scan_machine
+from scanner.manifest.block import Row
+from scanner.manifest.file import Reader
+from scanner.report import Report
+from scanner.shared import BLOCK_BYTES
+from tests.scanner.filesystems.machine import run
+
+OPTIONS = ScanOptions(jobs=2)
+
+
+def rows_of(manifest: Path) -> dict[tuple[int, int], Row]:
+    with FileSource.open(manifest) as source:
+        reader = Reader(source)
+        return {
+            (volume, row.inode): row
+            for volume in reader.volumes()
+            for block in reader.blocks(volume)
+            for row in (block.row(at) for at in range(len(block)))
+        }
+
+
+def facts_of(manifest: Path) -> dict[str, object]:
+    with FileSource.open(manifest) as source:
+        return Reader(source).facts
+
+
+def changed_extents(old: Path, new: Path, grain: int) -> tuple[tuple[int, int], ...]:
+    """(offset, length) of blocks of `grain` bytes that differ: an independent way to find them."""
+    found = []
+    with old.open("rb") as before, new.open("rb") as after:
+        at = 0
+        while block := after.read(grain):
+            if before.read(grain) != block:
+                found.append((at, len(block)))
+            at += grain
+    return tuple(found)
+
+
+def full(disk: Path, manifest: Path, options: ScanOptions = OPTIONS) -> Report:
+    return scan_machine([disk], replace(options, manifest=manifest))
+
+
+def incremental(
+    disk: Path, base: Path, manifest: Path, changes: tuple[tuple[int, int], ...], options: ScanOptions = OPTIONS
+) -> Report:
+    return scan_machine([disk], replace(options, manifest=manifest, base=base, changes=(changes,)))
+
+
+def differences(expected: Report, found: Report, right: Path, wrong: Path) -> list[str]:
+    """Between a full and an incremental scan of one disk, and between their manifests; in words, empty if there are none."""
+    lines = []
+    for name in ("findings", "gaps", "volumes"):
+        one, other = getattr(expected, name), getattr(found, name)
+        lines += [f"{name}: missed {item}" for item in one if item not in other]
+        lines += [f"{name}: made up {item}" for item in other if item not in one]
+    rows, mine = rows_of(right), rows_of(wrong)
+    for key in rows.keys() | mine.keys():
+        row, ours = rows.get(key), mine.get(key)
+        if row is None or ours is None:
+            lines.append(f"row {key}: {'made up' if row is None else 'missed'} {(row or ours).paths}")  # type: ignore[union-attr]
+        elif _plain(row) != _plain(ours):
+            lines.append(f"row {key}: is {ours}, should be {row}")
+    return lines
+
+
+def _plain(row: Row) -> object:
+    """The findings in a row stand in the order in which they were made."""
+    results = json.loads(row.results) if row.results else None
+    if results:
+        results["content"] = sorted(map(json.dumps, results["content"] or ()))
+        results["said"] = sorted(map(json.dumps, results["said"]))
+    return replace(row, results=b""), results
+
+
+GRAINS: Sequence[int] = (4096, BLOCK_BYTES)
+
+
+def copy(image: Path, target: Path) -> Path:
+    run("cp", "--sparse=always", image, target)
+    return target
