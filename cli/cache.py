@@ -28,7 +28,11 @@ class CacheFormat(StrEnum):
 def _opened(folder: Path) -> VerdictCache:
     if not (folder / "current").is_file():
         raise ConfigError(f"{printable(str(folder))}: holds no verdicts; give a folder that a scan got with --cache")
-    return VerdictCache.open(folder, warn=lambda text: sys.stderr.write(f"kumomori: {printable(text)}\n") and None)
+    return VerdictCache.open(folder, warn=_warn)
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"kumomori: {printable(text)}\n")
 
 
 @app.command()
@@ -39,7 +43,9 @@ def show(
     """What the folder holds: how many verdicts, from when, and the machines that most of them come from."""
     with _opened(folder) as cache:
         stats = cache.stats()
-    oldest, newest = (None if one is None else one.isoformat(timespec="seconds") for one in (stats.oldest, stats.newest))
+    oldest, newest = (
+        None if one is None else one.isoformat(timespec="seconds") for one in (stats.oldest, stats.newest)
+    )
     if output_format is CacheFormat.JSON:
         document = {
             "verdicts": stats.verdicts,
@@ -64,9 +70,12 @@ def show(
 def revoke(
     folder: Folder,
     machine: Annotated[str | None, Option(help="Of this machine (see `show`).", show_default=False)] = None,
-    scan: Annotated[str | None, Option(help="Of the scan with this id (it stands in its manifest).", show_default=False)] = None,
+    scan: Annotated[
+        str | None, Option(help="Of the scan with this id (it stands in its manifest).", show_default=False)
+    ] = None,
     since: Annotated[
-        str | None, Option(help="Of scans that began then or later: 2026-01-31T12:00, UTC unless it says so.", show_default=False)
+        str | None,
+        Option(help="Of scans that began then or later: 2026-01-31T12:00, UTC unless it says so.", show_default=False),
     ] = None,
     until: Annotated[str | None, Option(help="Of scans that began then or before.", show_default=False)] = None,
 ) -> None:
@@ -99,5 +108,7 @@ def _time(text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"{printable(text)}: is no time; write it like 2026-01-31T12:00 or 2026-01-31T12:00+09:00") from None
+        raise ConfigError(
+            f"{printable(text)}: is no time; write it like 2026-01-31T12:00 or 2026-01-31T12:00+09:00"
+        ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

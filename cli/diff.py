@@ -33,7 +33,9 @@ class DiffFormat(StrEnum):
     JSON = "json"
 
 
-_Place = Argument(metavar="OLD", help="Disk image, block device, or a manifest that a scan has written.", show_default=False)
+_Place = Argument(
+    metavar="OLD", help="Disk image, block device, or a manifest that a scan has written.", show_default=False
+)
 
 
 def diff(
@@ -72,8 +74,9 @@ def diff(
                             f"{name}: {gap.where}: {gap.reason.value}: {gap.detail}"
                             for gap in write_manifest(path, manifests[-1], options, listener)
                         ]
+            before, after = manifests
             outcome = diff_manifests(
-                *manifests, printer, max_memory_bytes=max_memory_bytes, timeout_seconds=timeout_seconds
+                before, after, printer, max_memory_bytes=max_memory_bytes, timeout_seconds=timeout_seconds
             )
         gaps += [f"{gap.where}: {gap.reason.value}: {gap.detail}" for gap in outcome.gaps]
         printer.end(gaps)
@@ -97,7 +100,9 @@ class _Table(Silent):
         total = ", ".join(f"{self.count[kind]:,} {kind}" for kind in _SIGNS if self.count[kind])
         if self.count:
             sys.stdout.write("\n")
-        sys.stdout.write(f"{total or 'Nothing differs'}{f'; {len(gaps)} gaps: not all could be compared' if gaps else ''}.\n")
+        sys.stdout.write(
+            f"{total or 'Nothing differs'}{f'; {len(gaps)} gaps: not all could be compared' if gaps else ''}.\n"
+        )
 
 
 class _Json(Silent):
@@ -150,5 +155,5 @@ _SAID: dict[str, Callable[[Message, Message], str]] = {
     "mtime": lambda old, new: f"time {_time(old)} -> {_time(new)}",
     "xattrs": lambda _old, _new: "extended attributes",
     "links": lambda old, new: f"links {old['nlink']} -> {new['nlink']}",
-    "deleted": lambda old, new: "deleted, still open" if new["deleted"] else "has a name again",
+    "deleted": lambda _old, new: "deleted, still open" if new["deleted"] else "has a name again",
 }

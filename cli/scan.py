@@ -69,7 +69,11 @@ def scan_image(
     ] = None,
     cache_bytes: Annotated[int, Option(min=16 << 20, help="Most bytes that the folder of verdicts takes.")] = 1 << 30,
     machine: Annotated[
-        str, Option(help="Name of this machine in the cache, for `kumomori cache revoke`. [default: path of disk 0]", show_default=False)
+        str,
+        Option(
+            help="Name of this machine in the cache, for `kumomori cache revoke`. [default: path of disk 0]",
+            show_default=False,
+        ),
     ] = "",
     manifest: Annotated[
         Path | None,
@@ -95,7 +99,9 @@ def scan_image(
             help="The disk as the base saw it: finds what changed by comparing. Once for each disk.", show_default=False
         ),
     ] = None,
-    full: Annotated[bool, Option("--full", help="If the base does not fit, scan everything instead of refusing.")] = False,
+    full: Annotated[
+        bool, Option("--full", help="If the base does not fit, scan everything instead of refusing.")
+    ] = False,
     accept_gap: Annotated[
         list[GapReason] | None,
         Option(

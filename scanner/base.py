@@ -42,10 +42,10 @@ class BaseBlock:
 class Found:
     """One inode in the base."""
 
-    __slots__ = ("_block", "_number", "_row", "inode")
+    __slots__ = ("_number", "_row", "inode", "whole_block")
 
     def __init__(self, block: BaseBlock, number: int) -> None:
-        self._block = block
+        self.whole_block = block
         self._number = number
         self._row: Row | None = None
         self.inode = int(block.block.inodes[number])
@@ -53,43 +53,43 @@ class Found:
     @property
     def row(self) -> Row:
         if self._row is None:
-            self._row = self._block.block.row(self._number)
+            self._row = self.whole_block.block.row(self._number)
         return self._row
 
     @property
     def paths(self) -> tuple[bytes, ...]:
-        return self._block.block.paths(self._number)
+        return self.whole_block.block.paths(self._number)
 
     @property
     def places(self) -> Sequence[tuple[int, int]]:
-        return self._block.block.extents_of(self._number)
+        return self.whole_block.block.extents_of(self._number)
 
     @property
     def complete(self) -> bool:
-        return self._block.block.complete(self._number)
+        return self.whole_block.block.complete(self._number)
 
     @property
     def mode(self) -> int:
-        return self._block.block.mode(self._number)
+        return self.whole_block.block.mode(self._number)
 
     @property
     def size(self) -> int:
-        return self._block.block.size(self._number)
+        return self.whole_block.block.size(self._number)
 
     @property
     def results(self) -> bytes:
-        return self._block.block.results(self._number)
+        return self.whole_block.block.results(self._number)
 
     def block_if_first(self, rows: Sequence[object], at: int) -> BaseBlock | None:
         """Its whole block, if this is the first row of it and `rows` goes on with all the others."""
-        size = len(self._block)
+        size = len(self.whole_block)
         if self._number or at + size > len(rows):
             return None
         last = rows[at + size - 1]
         # inodes ascend in both, so that the rows between can only be the block's own if all of them are found ones
-        if not isinstance(last, Found) or last._block is not self._block:
+        if not isinstance(last, Found) or last.whole_block is not self.whole_block:
             return None
-        return self._block if all(isinstance(one, Found) for one in rows[at : at + size]) else None
+        return self.whole_block if all(isinstance(one, Found) for one in rows[at : at + size]) else None
 
 
 class BaseVolume:
@@ -114,8 +114,8 @@ class BaseVolume:
         self._kept = kept
         self._missing = missing
         self._at = -1
-        self._blocks: list[BaseBlock] = []
-        self._block_lasts: list[int] = []
+        self.whole_blocks: list[BaseBlock] = []
+        self.whole_block_lasts: list[int] = []
 
     @property
     def rows(self) -> int:
@@ -136,13 +136,13 @@ class BaseVolume:
         if at == len(self._lasts) or inode < self._chunks[at].first:
             return None
         if at != self._at:
-            self._blocks = [BaseBlock(raw) for raw in self._reader.read(self._chunks[at])]
-            self._block_lasts = [block.last for block in self._blocks]
+            self.whole_blocks = [BaseBlock(raw) for raw in self._reader.read(self._chunks[at])]
+            self.whole_block_lasts = [block.last for block in self.whole_blocks]
             self._at = at
-        which = bisect_left(self._block_lasts, inode)
-        if which == len(self._blocks):
+        which = bisect_left(self.whole_block_lasts, inode)
+        if which == len(self.whole_blocks):
             return None
-        block = self._blocks[which]
+        block = self.whole_blocks[which]
         number = bisect_left(block.block.inodes, inode)
         if number == len(block) or block.block.inodes[number] != inode:
             return None
@@ -165,7 +165,14 @@ class Base:
     """The whole manifest. Raises `Corrupt` or `Unsupported` for one that is not whole, or of another version."""
 
     def __init__(
-        self, reader: Reader, changes: Sequence[Changes], *, scanner: str, engine: str, options: str, rules: Mapping[str, str]
+        self,
+        reader: Reader,
+        changes: Sequence[Changes],
+        *,
+        scanner: str,
+        engine: str,
+        options: str,
+        rules: Mapping[str, str],
     ) -> None:
         """`scanner`, `engine`, `options` and `rules` (namespace to digest) are those of now."""
         self.reader = reader

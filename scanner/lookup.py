@@ -67,7 +67,7 @@ class Client:
             self._connection.send(head + b"".join(keys))
             while not (answer := self._connection.recv(_ANSWER_BYTES)).startswith(head):
                 if not answer:
-                    raise OSError("the parent is gone")
+                    raise OSError("the parent is gone")  # noqa: TRY301  handled just below
             return _understood(answer[4:], len(keys))
         except (OSError, WireError):
             self._connection = None

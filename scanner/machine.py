@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import BinaryIO, Final, Self
 
 from core.errors import ConfigError
 from core.findings import Gap, GapReason
@@ -278,9 +278,11 @@ class ManifestFile:
             Path(self._stream.name).unlink(missing_ok=True)
 
 
-def _temporary_beside(path: Path) -> IO[bytes]:
+def _temporary_beside(path: Path) -> BinaryIO:
     try:
-        return tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=".kumomori-", suffix=".tmp")  # for its owner alone
+        os.close(fd)
+        return Path(name).open("wb")
     except (OSError, ValueError) as error:
         raise _cannot_write(path, error) from error
 
@@ -332,7 +334,9 @@ def write_manifest(disk: Path, target: Path, options: ScanOptions, listener: Lis
     return list(outcome.gaps)
 
 
-def diff_manifests(old: Path, new: Path, listener: Listener, *, max_memory_bytes: int, timeout_seconds: float) -> Outcome:
+def diff_manifests(
+    old: Path, new: Path, listener: Listener, *, max_memory_bytes: int, timeout_seconds: float
+) -> Outcome:
     """What differs between two manifests, told to `listener.change`. Raises `ConfigError`."""
     job = Job(task=Task.DIFF, jobs=1, memory_bytes=max_memory_bytes)
     with _opened_manifest(old) as before, _opened_manifest(new) as after:

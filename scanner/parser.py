@@ -17,6 +17,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 from core.blocks import BlockSource, Bytes, Extent
@@ -146,13 +147,15 @@ class Parser:
     def _changes(self) -> list[Changes]:
         if self._job.changes is not None:
             if len(self._job.changes) != len(self._disks):
-                raise ConfigError(f"{len(self._disks)} disks need as many lists of changes; {len(self._job.changes)} were given")
+                raise ConfigError(
+                    f"{len(self._disks)} disks need as many lists of changes; {len(self._job.changes)} were given"
+                )
             return [Changes(stretches) for stretches in self._job.changes]
         if len(self._shared.old_disks) != len(self._disks):
             raise ConfigError("give --base-image once for each disk, in the same order")
         found = []
         for number, fd in enumerate(self._shared.old_disks):
-            old = open_image(FileSource(fd), lambda name, number=number: self._open_backing(number, name, old=True))
+            old = open_image(FileSource(fd), partial(self._open_backing, number, old=True))
             # not through the counters: what is compared is not read for its content
             found.append(Changes(differences(old, self._plain[number])))
         return found

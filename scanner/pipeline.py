@@ -164,7 +164,13 @@ class Pipeline:
             return _Plan(at, number)
         found = base.find(number) if base else None
         count.matched += found is not None
-        if base and found and base.whole(found) and found.paths == paths and not self._touched(base, number, found):
+        if (
+            base
+            and found
+            and base.whole(found)
+            and found.paths == tuple(paths)
+            and not self._touched(base, number, found)
+        ):
             if base.is_current:
                 return _Plan(at, number, carried=found)
             plan = _Plan(at, number, list(filesystem.files(at, at + 1)), before=found)
@@ -185,7 +191,8 @@ class Pipeline:
         file = plan.first
         if file is None or any(isinstance(item, Gap) for item in plan.items):
             return False
-        if file.size != found.size or file.mode != found.mode or [item.path for item in plan.items] != list(found.paths):  # type: ignore[union-attr]
+        paths = tuple(item.path for item in plan.items if not isinstance(item, Gap))
+        if file.size != found.size or file.mode != found.mode or paths != found.paths:
             return False
         touch = base.changes.touch
         places = found.places
@@ -371,10 +378,11 @@ class Pipeline:
         content: tuple[FoundMessage, ...] | None = ()
         if plan.judged and self._malware is not None:
             content = self._judge(plan, files[0], count, keys)
-        for gap in dict.fromkeys(plan.gaps):
-            said.append(("gaps", gap_out(gap)))
-        for result in scan_inode(plan.items, self._others):
-            said.append(("gaps", gap_out(result)) if isinstance(result, Gap) else ("findings", finding_out(result)))
+        said += [("gaps", gap_out(gap)) for gap in dict.fromkeys(plan.gaps)]
+        said += [
+            ("gaps", gap_out(result)) if isinstance(result, Gap) else ("findings", finding_out(result))
+            for result in scan_inode(plan.items, self._others)
+        ]
         if plan.row is not None:
             self._keep(plan, content, said)
             count.incomplete += not plan.row.complete
@@ -391,9 +399,7 @@ class Pipeline:
         if files and stat.S_ISREG(files[0].mode):
             count.size += files[0].size
 
-    def _judge(
-        self, plan: _Plan, file: FileEntry, count: Work, keys: list[bytes]
-    ) -> tuple[FoundMessage, ...] | None:
+    def _judge(self, plan: _Plan, file: FileEntry, count: Work, keys: list[bytes]) -> tuple[FoundMessage, ...] | None:
         """Findings in the content, None if not all of it was searched; gaps land in the plan."""
         assert self._malware is not None
         known = plan.verdict
@@ -401,6 +407,7 @@ class Pipeline:
             return known.findings
         found: list[FoundMessage] = list(known.findings) if known else []
         whole = True
+        content: Content | Gap | None = None
         try:
             content = plan.content or read_content(file, self._settings.max_file_bytes)
             if isinstance(content, Gap):
@@ -424,7 +431,7 @@ class Pipeline:
             plan.gaps.append(Gap(InFile.of(file), GapReason.DETECTOR_FAILED, f"malware: {error!r}"[:500]))
             whole = False
         plan.content = None
-        if whole and plan.digest and not content.sparse:
+        if whole and plan.digest and isinstance(content, Content) and not content.sparse:
             if not found:
                 self._seen.add(plan.digest)
             keys.append(_record(key_of(plan.digest, file.size), found))
@@ -433,7 +440,9 @@ class Pipeline:
     def _keep(self, plan: _Plan, content: tuple[FoundMessage, ...] | None, said: Sequence[tuple[str, Message]]) -> None:
         """Write into the row what a later scan may say again without a look."""
         assert plan.row is not None
-        plan.row.complete = plan.row.complete and content is not None and not any(gap.reason in _AGAIN for gap in plan.gaps)
+        plan.row.complete = (
+            plan.row.complete and content is not None and not any(gap.reason in _AGAIN for gap in plan.gaps)
+        )
         if content or said:
             raw = dump({"content": content, "said": said})
             if len(raw) <= _MAX_INODE_BYTES // 4:

@@ -188,7 +188,7 @@ def run(
     *,
     timeout_seconds: float,
     listener: Listener | None = None,
-    support: Support = Support(),  # noqa: B008  frozen
+    support: Support = Support(),
 ) -> Outcome:
     """Do `job` on the disks of one machine in a parser process of its own.
 
@@ -254,7 +254,12 @@ class _Attempt:
     """One parser process, from start to end."""
 
     def __init__(
-        self, disks: Sequence[Disk], job: Job, outcome: Outcome, listener: Listener, support: Support
+        self,
+        disks: Sequence[Disk],
+        job: Job,
+        outcome: Outcome,
+        listener: Listener,
+        support: Support = Support(),
     ) -> None:
         self._support = support
         self._verdicts: Verdicts | None = None
@@ -459,7 +464,9 @@ class _Attempt:
                 case "open":
                     self._open(connection, int_in(message["disk"]), text_in(message["name"]), old=bool(message["old"]))
                 case "refused":
-                    if self._job.task is not Task.CAT and self._working:
+                    # that a base does not fit shows only when the disks are open
+                    late = self._working or (outcome.sizes and not self._support.manifests)
+                    if self._job.task is not Task.CAT and late:
                         raise WireError("a refusal in the middle of the work")
                     self._refused = printable(text_in(message["message"]))
                 case "exhausted":

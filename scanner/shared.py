@@ -80,6 +80,4 @@ class Blocks:
 
     def count(self) -> int:
         """Blocks that were read, of all disks."""
-        return sum(
-            self._board[at : min(at + (1 << 20), self._used)].count(1) for at in range(0, self._used, 1 << 20)
-        )
+        return sum(self._board[at : min(at + (1 << 20), self._used)].count(1) for at in range(0, self._used, 1 << 20))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -16,18 +16,20 @@ import hyperscan
 import yara
 
 from core.blocks import Bytes
-from scanner.engine.prefilter import MAX_CONTENT_BYTES, Prefilter
+from scanner.engine.prefilter import MAX_CONTENT_BYTES, Prefilter, RuleName
+from scanner.engine.text import NotUnderstood, part_of, rules_of
 
 # What a rule may ask about a file besides its bytes; `filetype` is always empty, it is there for rules that name it.
 EXTERNALS: Final = ("filename", "filepath", "extension", "filetype", "owner")
-_SUBSETS: Final = 48  # of namespaces that are kept compiled
-_MANY: Final = 6  # namespaces in question: then one pass with all rules costs less than a pass for each
+_SUBSETS: Final = 4  # of namespaces that are kept compiled
+_PARTS: Final = 256  # rules that are kept compiled by themselves, about 45 KB each
+_MANY: Final = 6  # rules in question: then one pass with all of them costs less than a pass for each
 
 
 class Engine:
     """Rules that are ready. Files with rules are told apart by their namespace; one file's rules never refer to another's."""
 
-    VERSION: Final = f"yara {yara.YARA_VERSION}/1"
+    VERSION: Final = f"yara {yara.YARA_VERSION}, filter 1"
 
     def __init__(self, sources: Mapping[str, str], *, names_matter: bool = False, prefilter: bool = True) -> None:
         """`sources`: namespace to YARA source that compiles. `names_matter`: some rule asks for `EXTERNALS`.
@@ -38,15 +40,18 @@ class Engine:
         self.names_matter = names_matter
         self.digests = {name: hashlib.sha256(source.encode()).hexdigest() for name, source in self._sources.items()}
         self._all = self._compiled(frozenset(self._sources))
-        self._identifiers = [rule.identifier for rule in self._all]
+        self._rules = list(self._all)  # to the end: a `yara.Rules` is its own iterator
         self._subset = lru_cache(_SUBSETS)(self._compiled)
         self._filter = _filter_of(self._sources) if prefilter else None
         always = self._filter.always if self._filter else {}
         self._always = frozenset(always)
         self._always_rules = (
-            yara.compile(sources=dict(always), externals=dict.fromkeys(EXTERNALS, ""), includes=False) if always else None
+            yara.compile(sources=dict(always), externals=dict.fromkeys(EXTERNALS, ""), includes=False)
+            if always
+            else None
         )
-        self._order = {name: at for at, name in enumerate(self._sources)}
+        self._order = _order_of(self._sources)
+        self._part = lru_cache(_PARTS)(self._one_rule)
 
     @property
     def prefilter(self) -> bool:
@@ -54,10 +59,10 @@ class Engine:
 
     @property
     def rule_count(self) -> int:
-        return len(self._identifiers)
+        return len(self._rules)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._identifiers)
+    def __iter__(self) -> Iterator[yara.Rule]:
+        return iter(self._rules)
 
     def _compiled(self, names: frozenset[str]) -> yara.Rules:
         sources = {name: source for name, source in self._sources.items() if name in names}
@@ -77,16 +82,15 @@ class Engine:
         """
         wanted = self._sources.keys() if only is None else self._sources.keys() & only
         ends = time.monotonic() + timeout_seconds
-        names = self._candidates(data)
+        names = self._candidates(data, wanted)
         if names is None:
-            passes = [(self._all if len(wanted) == len(self._sources) else self._subset(frozenset(wanted)), wanted)]
+            passes = [self._all if len(wanted) == len(self._sources) else self._subset(frozenset(wanted))]
         else:
-            passes = [(self._subset(frozenset((name,))), wanted) for name in names if name in wanted]
+            passes = [self._part(namespace, name) for namespace, name in names]
             if self._always_rules is not None and not self._always.isdisjoint(wanted):
-                # what is run in full has these rules among its own
-                passes.append((self._always_rules, wanted - names))
+                passes.append(self._always_rules)
         found: list[yara.Match] = []
-        for rules, told in passes:
+        for rules in passes:
             matches = rules.match(
                 data=data,
                 externals=dict(externals) if externals else None,
@@ -96,20 +100,45 @@ class Engine:
                 warnings_callback=_quiet,
                 console_callback=_quiet,
             )
-            found += [match for match in matches if match.namespace in told]
-        if len(passes) > 1:
-            found.sort(key=lambda match: self._order[match.namespace])
+            found += [match for match in matches if match.namespace in wanted]
+        if names is not None and found:
+            # a rule that was run with others it needs may have brought them along
+            once = {(match.namespace, match.rule): match for match in found}
+            found = sorted(once.values(), key=lambda match: self._order[match.namespace, match.rule])
         return found
 
-    def _candidates(self, data: Bytes) -> frozenset[str] | None:
-        """Namespaces in question; None if all of them are to be searched for at once."""
+    def _one_rule(self, namespace: str, name: str) -> yara.Rules:
+        source = part_of(self._sources[namespace], frozenset((name,)))
+        return yara.compile(sources={namespace: source}, externals=dict.fromkeys(EXTERNALS, ""), includes=False)
+
+    def _candidates(self, data: Bytes, wanted: Collection[str]) -> list[RuleName] | None:
+        """Rules in question; None if all are to be searched for at once."""
         if self._filter is None or len(data) > MAX_CONTENT_BYTES:
             return None
         try:
             names = self._filter.candidates(data)
         except hyperscan.error:
             return None
-        return None if len(names) > _MANY else names
+        chosen = [rule for rule in names if rule[0] in wanted]
+        return None if len(chosen) > _MANY else chosen
+
+
+class _order_of(dict[RuleName, int]):  # noqa: N801  reads as a function
+    """Where each rule stands among all; a rule of a source that is not understood stands where its source does."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        super().__init__()
+        self._spaces: dict[str, int] = {}
+        for namespace, source in sources.items():
+            self._spaces[namespace] = len(self)
+            try:
+                for rule in rules_of(source):
+                    self[namespace, rule.name] = len(self)
+            except (NotUnderstood, IndexError, ValueError):
+                self[namespace, ""] = len(self)
+
+    def __missing__(self, key: RuleName) -> int:
+        return self._spaces[key[0]]
 
 
 def _filter_of(sources: Mapping[str, str]) -> Prefilter | None:

@@ -21,7 +21,7 @@ MAX_TIMES: Final = 32  # of what is repeated: that it goes on is not made use of
 _ENOUGH: Final = 3.5  # score of a literal that is not made better by what follows, at the price of more choices
 _LEAST: Final = 2.4  # below it a literal is in every other content
 _PARTS: Final = 2  # of one string that must all be found
-_CLASS_CHOICES: Final = 4
+_CLASS_CHOICES: Final = 8
 # What programs and texts are full of: a literal of such bytes is common, however long. 0x8b 0x45 is x86's `mov`.
 _COMMON: Final = {0x00: 0.1, 0xFF: 0.3, 0x20: 0.5, 0x90: 0.4, 0xCC: 0.4} | dict.fromkeys(
     (0x01, 0x02, 0x04, 0x08, 0x24, 0x44, 0x45, 0x48, 0x4C, 0x55, 0x83, 0x85, 0x89, 0x8B, 0x8D, 0xC0, 0xE8, 0xEC, 0x0F),
@@ -350,11 +350,10 @@ class Regex:
             first = False
             if char == b"\\":
                 char = self._take()
-                if char.isalnum():
-                    if char == b"x":
-                        char = self._escaped(char)
-                    else:
-                        simple = False
+                if char == b"x" or char in self._ESCAPES:
+                    char = self._escaped(char)
+                elif char.isalnum():
+                    simple = False
             elif char == b"-" and self._peek() != b"]":
                 simple = False
             chars.add(char)

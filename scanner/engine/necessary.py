@@ -10,11 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from scanner.engine.expressions import Expression, expressions_of
 from scanner.engine.literals import Literal, choices_of
 from scanner.engine.text import NotUnderstood, Rule, Token, rules_of
 
 _MAX_DEPTH: Final = 60
 _UNITS: Final = {"KB": 1 << 10, "MB": 1 << 20}
+# A loop up to a number that has no value never runs, so it finds nothing.
+_LOOP: Final = re.compile(
+    r"for any \w+ in \( 0 \.\. pe \. (number_of_sections|number_of_signatures|number_of_resources)( - 1)? \) :"
+)
+_TEXT_COMPARES: Final = frozenset(
+    {"==", "contains", "icontains", "startswith", "istartswith", "endswith", "iendswith", "iequals"}
+)
 _UINT: Final = re.compile(r"uint(8|16|32)(be)?")
 _MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
 # Fields of the pe module that have no value unless the content begins with MZ: a comparison is then false.
@@ -26,11 +34,14 @@ PE_FIELDS: Final = frozenset(
 )
 
 
+Needle = Literal | Expression
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One of the literals occurs."""
+    """One of these occurs."""
 
-    choices: frozenset[Literal]
+    choices: frozenset[Needle]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,7 @@ class _Condition:
         self._known = known
         self._strings: dict[str, Formula] = {}
         for string in rule.strings:
-            choices = choices_of(string)
+            choices: frozenset[Needle] | None = choices_of(string) or expressions_of(string)
             self._strings[string.name] = ANYTHING if choices is None else Hit(choices)
 
     def formula(self) -> Formula:
@@ -184,8 +195,10 @@ class _Condition:
             return self._known.get(first.text, ANYTHING)
         if "of" in texts[1:3] and first.text != "for":
             return self._of(texts)
-        if first.text == "pe":
-            return _of_pe(texts)
+        if first.text in {"pe", "dotnet"}:
+            return _of_pe(atom)
+        if _LOOP.match(" ".join(texts)):
+            return Head(0, b"MZ")
         return self._comparison(texts)
 
     def _comparison(self, texts: Sequence[str]) -> Formula:
@@ -274,11 +287,25 @@ def _head(function: str, offset: int | None, value: int) -> Formula:
     return Head(offset, value.to_bytes(size, "big" if found[2] else "little"))
 
 
-def _of_pe(texts: Sequence[str]) -> Formula:
+def _of_pe(atom: Sequence[Token]) -> Formula:
+    """What the modules for Windows programs tell has a value only if the content begins with MZ."""
+    texts = [token.text for token in atom]
     mz = Head(0, b"MZ")
     if texts[1:2] != ["."]:
         return ANYTHING
-    if texts[2:] in (["is_pe"], ["is_dll", "(", ")"], ["is_32bit", "(", ")"], ["is_64bit", "(", ")"]):
+    if texts[0] == "pe" and texts[2:] in (
+        ["is_pe"],
+        ["is_dll", "(", ")"],
+        ["is_32bit", "(", ")"],
+        ["is_64bit", "(", ")"],
+    ):
         return mz
-    plain = len(texts) == 5 and texts[3] in {*_MIRRORED, "!="} and _number(texts[4]) is not None
-    return mz if plain and texts[2] in PE_FIELDS else ANYTHING
+    if texts[0] == "pe" and len(texts) == 5 and texts[3] in {*_MIRRORED, "!="} and _number(texts[4]) is not None:
+        return mz if texts[2] in PE_FIELDS else ANYTHING
+    if texts[0] == "pe" and texts[2:4] == ["exports", "("] and len(texts) == 6 and atom[4].kind == "text":
+        return mz
+    # a text is compared with a text; the part before is one name with indexes and arguments
+    marks = {token.text for token in atom[1:-2] if token.kind == "mark"}
+    if len(atom) > 4 and atom[-1].kind == "text" and texts[-2] in _TEXT_COMPARES and marks <= set(".[]()"):
+        return mz
+    return ANYTHING

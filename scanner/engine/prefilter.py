@@ -1,6 +1,6 @@
-"""Says of a content, after one fast pass over it, in which rule files a rule may match. It may err only by saying yes.
+"""Says of a content, after one fast pass over it, which rules may match. It may err only by saying yes.
 
-All literals that the rules need are looked for at once by Hyperscan (Vectorscan), then the rules' formulas are decided.
+All that the rules need is looked for at once by Hyperscan (Vectorscan), then the rules' formulas are decided.
 https://intel.github.io/hyperscan/dev-reference/
 """
 
@@ -12,82 +12,94 @@ from typing import Final
 import hyperscan
 
 from core.blocks import Bytes
-from scanner.engine.literals import Literal
-from scanner.engine.necessary import ANYTHING, Formula, Head, Hit, Size, Some, formulas
+from scanner.engine.expressions import Expression, flags_of
+from scanner.engine.literals import score
+from scanner.engine.necessary import ANYTHING, Formula, Head, Hit, Needle, Size, Some, formulas
 from scanner.engine.text import part_of
 
 MAX_CONTENT_BYTES: Final = (1 << 31) - 1  # what the library takes at once
 
 
+RuleName = tuple[str, str]  # namespace and identifier
+
+
 class Prefilter:
-    """For rule files by namespace. Raises `hyperscan.error` if the literals cannot be compiled.
+    """For rule files by namespace. Raises `hyperscan.error` if what they need cannot be compiled.
 
     `always` holds, by namespace, a source with the rules that nothing is known about: they have to run on every content.
     """
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        always: dict[str, str] = {}
-        self._literals: dict[Literal, int] = {}
-        names: dict[Formula, set[str]] = {}
+        self.always: dict[str, str] = {}
+        names: dict[Formula, list[RuleName]] = {}
         for namespace, source in sources.items():
             found = formulas(source)
             if found is None:
-                always[namespace] = source
+                self.always[namespace] = source
                 continue
             if unsure := frozenset(name for name, formula in found.items() if formula == ANYTHING):
-                always[namespace] = part_of(source, unsure)
-            for formula in set(found.values()) - {ANYTHING}:
-                names.setdefault(formula, set()).add(namespace)
-        self.always = always
-        self._formulas = [(formula, frozenset(spaces)) for formula, spaces in names.items()]
-        # which formulas a literal can make true, and which may be true without any
-        self._by_literal: list[list[int]] = []
-        self._without: list[int] = []
+                self.always[namespace] = part_of(source, unsure)
+            for name, formula in found.items():
+                if formula != ANYTHING:
+                    names.setdefault(formula, []).append((namespace, name))
+        self._formulas = [(formula, frozenset(rules)) for formula, rules in names.items()]
+        # Which formulas to decide when a needle is there: each is watched by as few and as rare needles as will do.
+        self._needles: dict[Needle, int] = {}
+        self._watched: list[list[int]] = []
+        self._unwatched: list[int] = []
+        self._gates: dict[Head, int] = {}  # what must stand at the start, for many rules alike
+        self._gate_of: list[int] = []
         for number, (formula, _) in enumerate(self._formulas):
-            for literal in _literals(formula):
-                at = self._literals.setdefault(literal, len(self._literals))
-                if at == len(self._by_literal):
-                    self._by_literal.append([])
-                if number not in self._by_literal[at][-1:]:
-                    self._by_literal[at].append(number)
-            if _without_hits(formula):
-                self._without.append(number)
-        self._database = self._compiled() if self._literals else None
+            for needle in _needles(formula):
+                self._needles.setdefault(needle, len(self._needles))
+                self._watched += [[] for _ in range(len(self._needles) - len(self._watched))]
+            watchers = _watchers(formula)
+            for needle in watchers or ():
+                self._watched[self._needles[needle]].append(number)
+            if watchers is None:
+                self._unwatched.append(number)
+            head = _head_of(formula)
+            self._gate_of.append(-1 if head is None else self._gates.setdefault(head, len(self._gates)))
+        self._database = self._compiled() if self._needles else None
 
     def _compiled(self) -> hyperscan.Database:
         database = hyperscan.Database()
-        flags = hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_DOTALL
         database.compile(
-            expressions=[b"".join(b"\\x%02x" % byte for byte in literal.data) for literal in self._literals],
-            ids=list(self._literals.values()),
-            elements=len(self._literals),
-            flags=[flags | (hyperscan.HS_FLAG_CASELESS if literal.nocase else 0) for literal in self._literals],
+            expressions=[_expression(needle) for needle in self._needles],
+            ids=list(self._needles.values()),
+            elements=len(self._needles),
+            flags=[_flags(needle) for needle in self._needles],
         )
         return database
 
-    def candidates(self, data: Bytes) -> frozenset[str]:
-        """Namespaces in which a rule may match, besides those of `always`. Raises `hyperscan.error`."""
+    def candidates(self, data: Bytes) -> set[RuleName]:
+        """Rules that may match, besides those of `always`. Raises `hyperscan.error`."""
         hits: set[int] = set()
 
         def hit(number: int, _start: int, _end: int, _flags: int, _context: object) -> None:
             hits.add(number)
 
         if self._database is not None:
-            self._database.scan(data, match_event_handler=hit)
-        found: set[str] = set()
-        asked = {*self._without}
-        for number in hits:
-            asked.update(self._by_literal[number])
+            self._database.scan(data, match_event_handler=hit)  # type: ignore[type-var]  # any buffer will do
+        open_gates = {
+            at
+            for head, at in self._gates.items()
+            if bytes(data[head.offset : head.offset + len(head.data)]) == head.data
+        }
+        open_gates.add(-1)
+        asked = {*self._unwatched}
+        for at in hits:
+            asked.update(self._watched[at])
+        found: set[RuleName] = set()
         for number in asked:
-            formula, names = self._formulas[number]
-            if not names <= found and self._holds(formula, data, hits):
-                found |= names
-        return frozenset(found)
+            if self._gate_of[number] in open_gates and self._holds(self._formulas[number][0], data, hits):
+                found |= self._formulas[number][1]
+        return found
 
     def _holds(self, formula: Formula, data: Bytes, hits: set[int]) -> bool:
         match formula:
             case Hit(choices):
-                return any(self._literals[choice] in hits for choice in choices)
+                return any(self._needles[choice] in hits for choice in choices)
             case Head(offset, wanted):
                 return bytes(data[offset : offset + len(wanted)]) == wanted
             case Size(compare, number):
@@ -103,20 +115,53 @@ class Prefilter:
                 return sum(self._holds(part, data, hits) for part in parts) >= least
 
 
-def _literals(formula: Formula) -> set[Literal]:
+def _expression(needle: Needle) -> bytes:
+    if isinstance(needle, Expression):
+        return needle.pattern
+    return b"".join(b"\\x%02x" % byte for byte in needle.data)
+
+
+def _flags(needle: Needle) -> int:
+    if isinstance(needle, Expression):
+        return flags_of(needle)
+    flags = hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_DOTALL
+    return int(flags | (hyperscan.HS_FLAG_CASELESS if needle.nocase else 0))
+
+
+def _needles(formula: Formula) -> set[Needle]:
     match formula:
         case Hit(choices):
             return set(choices)
         case Some(_, parts):
-            return set().union(*(_literals(part) for part in parts))
+            return set().union(*(_needles(part) for part in parts))
     return set()
 
 
-def _without_hits(formula: Formula) -> bool:
-    """Whether it may hold in a content without any of the literals."""
+def _watchers(formula: Formula) -> frozenset[Needle] | None:
+    """Needles of which one is there whenever the formula holds; None if it may hold without any."""
     match formula:
-        case Hit():
-            return False
+        case Hit(choices):
+            return choices
         case Some(least, parts):
-            return sum(_without_hits(part) for part in parts) >= least
-    return True
+            # of all but `least - 1` parts one must hold
+            known = [found for part in parts if (found := _watchers(part)) is not None]
+            wanted = len(parts) - least + 1
+            if least < 1 or len(known) < wanted:
+                return None
+            return frozenset().union(*sorted(known, key=_cost)[:wanted])
+    return None
+
+
+def _cost(needles: frozenset[Needle]) -> float:
+    """How often one of them is likely to be there, in no unit."""
+    return sum(0.05 if isinstance(needle, Expression) else 0.4 ** min(score(needle.data), 12) for needle in needles)
+
+
+def _head_of(formula: Formula) -> Head | None:
+    """Bytes at the start without which the formula does not hold."""
+    match formula:
+        case Head():
+            return formula
+        case Some(least, parts) if least == len(parts):
+            return next((head for part in parts if (head := _head_of(part)) is not None), None)
+    return None

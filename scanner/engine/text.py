@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 _TOKEN: Final = re.compile(
@@ -165,7 +166,7 @@ def _has_rule_set(rule: Rule) -> bool:
     tokens = rule.condition
     return any(
         token.text == "of" and following.text == "(" and not tokens[at + 2].text.startswith("$")
-        for at, (token, following) in enumerate(zip(tokens, tokens[1:], strict=False))
+        for at, (token, following) in enumerate(pairwise(tokens))
     )
 
 

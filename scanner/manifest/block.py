@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from core.errors import Corrupt
@@ -104,9 +104,7 @@ def encode(rows: Sequence[Row]) -> bytes:
 
 
 def _flags(row: Row) -> int:
-    return (
-        _DELETED * row.deleted + _COMPLETE * row.complete + _HASHED * bool(row.sha256) + _XATTRS * bool(row.xattrs)
-    )
+    return _DELETED * row.deleted + _COMPLETE * row.complete + _HASHED * bool(row.sha256) + _XATTRS * bool(row.xattrs)
 
 
 def _shared(one: bytes, other: bytes) -> int:
@@ -125,7 +123,7 @@ def _shared(one: bytes, other: bytes) -> int:
 
 
 def _deltas(values: Sequence[int]) -> list[int]:
-    return [values[0], *(after - before for before, after in zip(values, values[1:], strict=False))]
+    return [values[0], *(after - before for before, after in pairwise(values))]
 
 
 def _zigzag(values: Iterable[int]) -> list[int]:

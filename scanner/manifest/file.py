@@ -78,9 +78,7 @@ class Writer:
         if not self._blocks:
             return
         frame = self._compressor.compress(b"".join(self._blocks))
-        self._chunks.append(
-            Chunk(self._volume, self._first, self._last, self._rows, self._at, len(frame), self._bytes)
-        )
+        self._chunks.append(Chunk(self._volume, self._first, self._last, self._rows, self._at, len(frame), self._bytes))
         self._write(frame)
         self._blocks = []
         self._bytes = self._rows = 0
@@ -110,7 +108,9 @@ class Reader:
         if magic != MAGIC:
             raise Corrupt("the file is no manifest of Kumomori")
         if version != FORMAT_VERSION:
-            raise Unsupported(f"the manifest has format version {version}, and this program reads version {FORMAT_VERSION}")
+            raise Unsupported(
+                f"the manifest has format version {version}, and this program reads version {FORMAT_VERSION}"
+            )
         end = source.size - _TRAILER.size
         if end < _HEAD.size:
             raise Corrupt("the manifest is cut short")
@@ -191,9 +191,17 @@ class Reader:
 
 
 def _chunk(value: object, end: int) -> Chunk:
-    if not isinstance(value, list) or len(value) != 7 or not all(type(one) is int and 0 <= one < 1 << 64 for one in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 7
+        or not all(type(one) is int and 0 <= one < 1 << 64 for one in value)
+    ):
         raise Corrupt("the manifest is damaged: its index is not of the agreed form")
     chunk = Chunk(*value)
-    if chunk.offset + chunk.length > end or chunk.plain > _MAX_CHUNK_BYTES or not 0 < chunk.rows <= _CHUNK_ROWS + MAX_ROWS:
+    if (
+        chunk.offset + chunk.length > end
+        or chunk.plain > _MAX_CHUNK_BYTES
+        or not 0 < chunk.rows <= _CHUNK_ROWS + MAX_ROWS
+    ):
         raise Corrupt("the manifest is damaged: its index leads outside")
     return chunk

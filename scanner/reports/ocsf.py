@@ -80,7 +80,9 @@ def _scan_activity(report: Report) -> dict[str, Json]:
         "num_files": report.stats.files,
         "num_detections": len(report.findings),
         "num_skipped_items": report.gap_count,
-        "unmapped": {key: details[key] for key in ("target", "volumes", "gaps", "guards", "stats", "coverage", "rules")},
+        "unmapped": {
+            key: details[key] for key in ("target", "volumes", "gaps", "guards", "stats", "coverage", "rules")
+        },
     }
 
 

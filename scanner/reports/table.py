@@ -88,7 +88,7 @@ def _header(report: Report, console: Console) -> None:
     for number, disk in enumerate(report.target):
         grid.add_row(f"Disk {number}", _text(disk))
     grid.add_row("Scanned", _text(f"{started}, {_seconds(report.stats.wall_seconds)}, {_read(report)}"))
-    grid.add_row("Looked at", _text(_coverage(report.coverage)))
+    grid.add_row("Work", _text(_coverage(report.coverage)))
     if report.coverage.base_refused:
         grid.add_row("Base", _text(f"not used: {report.coverage.base_refused}", "yellow"))
     grid.add_row("Rules", _text(f"{report.rules.count:,} (Kumomori {report.version})"))

@@ -133,7 +133,7 @@ class VerdictCache:
         if connection is not None:
             with _guarded(self._store):
                 counts = [
-                    connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+                    connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608  names of ours
                     for table in ("verdict", "generation", "scan")
                 ]
                 oldest, newest = connection.execute("SELECT min(time), max(time) FROM scan").fetchone()
@@ -182,9 +182,7 @@ def _is_no_damage(error: sqlite3.OperationalError) -> bool:
 class Session:
     """One scan's use of the cache: looks verdicts up, and keeps new ones to itself until `commit`."""
 
-    def __init__(
-        self, store: Store, engine: str, options: str, generation: Generation, provenance: Provenance
-    ) -> None:
+    def __init__(self, store: Store, engine: str, options: str, generation: Generation, provenance: Provenance) -> None:
         self._store = store
         self._engine = engine
         self._options = options
@@ -195,8 +193,8 @@ class Session:
         self._context: int | None = None
         self._known: dict[int, tuple[bytes, frozenset[str], frozenset[str]]] = {}
         self._current = -1
-        self._spool = tempfile.TemporaryFile()
-        self._hits = tempfile.TemporaryFile()
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
+        self._hits = tempfile.TemporaryFile()  # noqa: SIM115
         self.knows_generation = False
         with _guarded(store):
             self._begin()
@@ -219,7 +217,7 @@ class Session:
 
     def _salt(self, generation: str) -> bytes:
         """Binds a row's checksum to what its numbers stand for."""
-        text = "\0".join((self._engine, self._options, generation))
+        text = f"{self._engine}\0{self._options}\0{generation}"
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
     def lookup(self, keys: Sequence[bytes]) -> list[Verdict | None]:
@@ -242,7 +240,7 @@ class Session:
         old = []
         marks = ",".join("?" * len(keys))
         for key, generation, used, findings, found in connection.execute(
-            f"SELECT key, generation, used, findings, sum FROM verdict WHERE context = ? AND key IN ({marks})",
+            f"SELECT key, generation, used, findings, sum FROM verdict WHERE context = ? AND key IN ({marks})",  # noqa: S608
             (self._context, *keys),
         ):
             salt, kept, missing = self._known.get(generation) or self._load(connection, generation)
@@ -318,8 +316,12 @@ class Session:
         generation, scan = self._generation, self._provenance
         names = json.dumps(dict(generation.namespaces), separators=(",", ":"))
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("INSERT OR IGNORE INTO context (engine, options) VALUES (?, ?)", (self._engine, self._options))
-        connection.execute("INSERT OR IGNORE INTO generation (digest, namespaces) VALUES (?, ?)", (generation.id, names))
+        connection.execute(
+            "INSERT OR IGNORE INTO context (engine, options) VALUES (?, ?)", (self._engine, self._options)
+        )
+        connection.execute(
+            "INSERT OR IGNORE INTO generation (digest, namespaces) VALUES (?, ?)", (generation.id, names)
+        )
         connection.execute(
             "INSERT OR IGNORE INTO scan (uuid, machine, time) VALUES (?, ?, ?)",
             (scan.scan, scan.machine, scan.time.timestamp()),
@@ -378,10 +380,9 @@ class Session:
 
     def discard(self) -> None:
         """Forget what was recorded and not committed."""
-        self._spool.close()
-        self._hits.close()
-        self._spool = tempfile.TemporaryFile()
-        self._hits = tempfile.TemporaryFile()
+        for spool in (self._spool, self._hits):
+            spool.seek(0)
+            spool.truncate()
 
     def close(self) -> None:
         self._spool.close()

@@ -57,16 +57,20 @@ class Store:
         shown = printable(str(self.folder))
         try:
             self.folder.mkdir(mode=0o700, parents=False, exist_ok=True)
-            others = [name for name in os.listdir(self.folder) if not _is_ours(name)]
+            others = [path.name for path in self.folder.iterdir() if not _is_ours(path.name)]
             if others:
-                raise ConfigError(f"{shown}: holds other files than a cache ({printable(others[0])}); give a folder of its own")
+                raise ConfigError(
+                    f"{shown}: holds other files than a cache ({printable(others[0])}); give a folder of its own"
+                )
             (self.folder / "lock").open("a").close()
         except FileNotFoundError as error:
             raise ConfigError(f"{shown}: the folder above it does not exist; make it first") from error
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(f"{shown}: is not a folder; the cache needs one of its own") from error
         except OSError as error:
-            raise ConfigError(f"{shown}: cannot be used for the cache ({error.strerror}); give a folder you may write") from error
+            raise ConfigError(
+                f"{shown}: cannot be used for the cache ({error.strerror}); give a folder you may write"
+            ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -193,7 +197,8 @@ class Store:
             (count,) = self.connection.execute("SELECT count(*) FROM verdict").fetchone()
             excess = max(1000, int(count * (1 - 0.9 * most_bytes / size)))
             done = self.connection.execute(
-                "DELETE FROM verdict WHERE (key, context) IN (SELECT key, context FROM verdict ORDER BY used LIMIT ?)", (excess,)
+                "DELETE FROM verdict WHERE (key, context) IN (SELECT key, context FROM verdict ORDER BY used LIMIT ?)",
+                (excess,),
             ).rowcount
             self.connection.execute("PRAGMA incremental_vacuum").fetchall()
             gone += done
@@ -206,7 +211,8 @@ class Store:
     def size_bytes(self) -> int:
         assert self.connection is not None
         pages, free, size = (
-            self.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+            self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
         )
         return int((pages - free) * size)
 

@@ -8,23 +8,23 @@ from __future__ import annotations
 import re
 
 import pytest
-import yara
 
 from core.findings import Severity
 from definitions import builtin_rules
-from scanner.detectors.malware import compile_rules, depends_on_names
+from scanner.detectors.malware import compile_rules
+from scanner.engine import Engine
 
 EICAR = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$EI§CAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 
 
 @pytest.fixture(scope="module")
-def rules() -> yara.Rules:
+def rules() -> Engine:
     return compile_rules(builtin_rules(), [])
 
 
-def found(rules: yara.Rules, text: str) -> set[str]:
+def found(rules: Engine, text: str) -> set[str]:
     data = text.replace("§", "").encode("latin-1")
-    return {match.meta["id"] for match in rules.match(data=data, fast=True)}
+    return {match.meta["id"] for match in rules.match(data)}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def found(rules: yara.Rules, text: str) -> set[str]:
         pytest.param(EICAR[:-1], set(), id="cut-short"),
     ],
 )
-def test_eicar(rules: yara.Rules, sample: str, ids: set[str]) -> None:
+def test_eicar(rules: Engine, sample: str, ids: set[str]) -> None:
     assert found(rules, sample) == ids
 
 
@@ -94,7 +94,7 @@ PHP = [
 
 
 @pytest.mark.parametrize(("sample", "ids"), PHP)
-def test_php(rules: yara.Rules, sample: str, ids: set[str]) -> None:
+def test_php(rules: Engine, sample: str, ids: set[str]) -> None:
     assert found(rules, sample) == {f"malware/webshell-php-{name}" for name in ids}
 
 
@@ -139,7 +139,7 @@ def test_php(rules: yara.Rules, sample: str, ids: set[str]) -> None:
         pytest.param('<% Response.Write Request.Form("name") %>', set(), id="asp-that-echoes"),
     ],
 )
-def test_jsp_and_asp(rules: yara.Rules, sample: str, ids: set[str]) -> None:
+def test_jsp_and_asp(rules: Engine, sample: str, ids: set[str]) -> None:
     assert found(rules, sample) == {f"malware/{name}" for name in ids}
 
 
@@ -205,7 +205,7 @@ def test_jsp_and_asp(rules: yara.Rules, sample: str, ids: set[str]) -> None:
         pytest.param("s.connect(('localhost', 80))\nos.dup2(w.fileno(), 1)\n", set(), id="python-without-a-shell"),
     ],
 )
-def test_reverse_shells(rules: yara.Rules, sample: str, ids: set[str]) -> None:
+def test_reverse_shells(rules: Engine, sample: str, ids: set[str]) -> None:
     assert found(rules, sample) == {f"malware/{name}" for name in ids}
 
 
@@ -236,11 +236,11 @@ def test_reverse_shells(rules: yara.Rules, sample: str, ids: set[str]) -> None:
         "    ",
     ],
 )
-def test_repeated_beginnings_do_not_hang(rules: yara.Rules, unit: str) -> None:
+def test_repeated_beginnings_do_not_hang(rules: Engine, unit: str) -> None:
     """128 KiB of what a string of ours begins with: well under a second each; YARA raises after 30."""
     text = unit.replace("§", "")
     data = ("<?p" + "hp " + text * (131_072 // len(text))).encode()
-    rules.match(data=data, fast=True, timeout=30)
+    rules.match(data, timeout_seconds=30)
 
 
 WALLET = "4" + "8A" * 47
@@ -267,11 +267,11 @@ WALLET = "4" + "8A" * 47
         pytest.param('{"url": "https://a.example:443", "user": "me", "pools": []}', set(), id="other-configuration"),
     ],
 )
-def test_miners(rules: yara.Rules, sample: str, ids: set[str]) -> None:
+def test_miners(rules: Engine, sample: str, ids: set[str]) -> None:
     assert found(rules, sample) == {f"malware/{name}" for name in ids}
 
 
-def test_every_rule_says_what_it_is(rules: yara.Rules) -> None:
+def test_every_rule_says_what_it_is(rules: Engine) -> None:
     ids = []
     for rule in rules:
         if rule.is_private:
@@ -285,10 +285,10 @@ def test_every_rule_says_what_it_is(rules: yara.Rules) -> None:
     assert len(ids) >= 20
 
 
-def test_the_rules_depend_on_content_alone(rules: yara.Rules) -> None:
-    assert not depends_on_names(rules)
+def test_the_rules_depend_on_content_alone(rules: Engine) -> None:
+    assert not rules.names_matter
 
 
-def test_the_rule_files_are_silent_on_themselves(rules: yara.Rules) -> None:
+def test_the_rule_files_are_silent_on_themselves(rules: Engine) -> None:
     for name, source in builtin_rules().items():
         assert found(rules, source) == set(), name

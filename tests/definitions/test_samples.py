@@ -7,11 +7,11 @@ import io
 import tarfile
 
 import pytest
-import yara
 import zstandard
 
 from definitions import builtin_rules
 from scanner.detectors.malware import compile_rules
+from scanner.engine import Engine
 from tests.need import need_shared
 
 # Which rows of the EICAR table are judged by the bytes of the file alone; the others wait for archive support.
@@ -38,11 +38,11 @@ def members(relative: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def rules() -> yara.Rules:
+def rules() -> Engine:
     return compile_rules(builtin_rules(), [])
 
 
-def test_eicar_table(rules: yara.Rules) -> None:
+def test_eicar_table(rules: Engine) -> None:
     table = need_shared("eicar/expected.csv").read_text()
     samples = members("eicar/eicar-variants.tar.zst")
     judged = 0
@@ -50,7 +50,7 @@ def test_eicar_table(rules: yara.Rules) -> None:
         folder = row["file"].partition("/")[0]
         assert (folder in JUDGED_NOW) != (folder in WAITS), f"a new folder in the table: {folder}"
         data = next(content for name, content in samples.items() if name.endswith(row["file"]))
-        found = [match.rule for match in rules.match(data=data, fast=True)]
+        found = [match.rule for match in rules.match(data)]
         if folder in WAITS:
             assert found == [], f"{row['file']}: found without unpacking, so it can be judged now"
             continue
@@ -59,14 +59,14 @@ def test_eicar_table(rules: yara.Rules) -> None:
     assert judged == 14
 
 
-def test_webshell_rate(rules: yara.Rules) -> None:
+def test_webshell_rate(rules: Engine) -> None:
     shells = {
         name: data for name, data in members("webshells/php-backdoors-even.tar.zst").items() if name.endswith(".php")
     }
     assert len(shells) == WEBSHELLS
     missed = []
     for name, data in sorted(shells.items()):
-        matches = rules.match(data=data, fast=True, timeout=60)
+        matches = rules.match(data)
         if not any(match.meta["severity"] in {"high", "critical"} for match in matches):
             missed.append(name)
     assert WEBSHELLS - len(missed) >= WEBSHELL_FLOOR, missed

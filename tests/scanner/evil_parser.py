@@ -22,7 +22,7 @@ from core.findings import Detector, Finding, Gap
 from scanner import parser, workers
 from scanner.detectors import DetectorOptions, make_detectors
 from scanner.filesystems import FILESYSTEMS, Filesystem
-from scanner.wire import dump, frame
+from scanner.wire import BLOCK_HEAD, dump, frame
 
 TARGET = b"/etc/hostname"
 GRACE_SECONDS = 0.5
@@ -45,26 +45,57 @@ SHAPES: dict[str, bytes] = {
     "gap-volume-huge": dump({"gaps": [GAP | {"where": ["volume", 1 << 60]}]}),
     "gap-path-surrogate": b'{"gaps":[{"where":["file",0,"\\ud800"],"reason":"limit","detail":"","count":1}]}',
     "counts-short": b'{"counts":[[1]]}',
-    "counts-unknown-volume": b'{"counts":[[77,1,1,1]]}',
-    "counts-negative": b'{"counts":[[0,-1,1,1]]}',
+    "counts-unknown-volume": b'{"counts":[[77,1,1,1,0,0,0,0,0,0,0,0]]}',
+    "counts-negative": b'{"counts":[[0,-1,1,1,0,0,0,0,0,0,0,0]]}',
+    "counts-too-many": b'{"counts":[[0,1,1,1,0,0,0,0,0,0,0,0,0]]}',
+    "changes-number": b'{"changes":[5]}',
     "rows-number": b'{"rows":[5]}',
     "volume-no-keys": b'{"kind":"volume"}',
     "volume-other-disk": b'{"kind":"volume","index":0,"disk":1,"table":"","start":0,"length":0,"filesystem":null,'
-    b'"label":"","uuid":""}',
+    b'"label":"","uuid":"","layout":"","replayed":[],"base_rows":null}',
     "volume-huge-index": b'{"kind":"volume","index":99999,"disk":0,"table":"","start":0,"length":0,"filesystem":null,'
-    b'"label":"","uuid":""}',
+    b'"label":"","uuid":"","layout":"","replayed":[],"base_rows":null}',
+    "volume-replayed": b'{"kind":"volume","index":0,"disk":0,"table":"","start":0,"length":0,"filesystem":null,'
+    b'"label":"","uuid":"","layout":"","replayed":[[1]],"base_rows":null}',
+    "rules-twice": b'{"kind":"rules","count":1,"names_matter":false,"engine":"","options":"","rules":{}}',
+    "death-nowhere": b'{"kind":"death","volume":99,"crashed":true}',
     "working-nowhere": b'{"kind":"working","volume":-1}',
     "finished-unknown": b'{"kind":"finished","volume":99}',
     "disks-text": b'{"kind":"disks","sizes":"big"}',
     "disks-true": b'{"kind":"disks","sizes":[true]}',
     "progress-text": b'{"kind":"progress","files":"1","bytes":1,"done":1,"all":1}',
     "ready-no-guards": b'{"kind":"ready"}',
-    "open-other-disk": b'{"kind":"open","disk":7,"name":"x"}',
+    "open-other-disk": b'{"kind":"open","disk":7,"name":"x","old":false}',
     "open-no-name": b'{"kind":"open","disk":0}',
+    "open-old-disk": b'{"kind":"open","disk":0,"name":"x","old":true}',
     "refused-late": b'{"kind":"refused","message":"please stop"}',
     "deep": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "long-number": b'{"kind":"progress","files":' + b"9" * 10_000 + b"}",
 }
+
+
+ANSWERS = ("finding", "gap", "counts", "rows", "changes")  # what comes from workers, in frames of their own
+RAW_ANSWERS: dict[str, bytes] = {
+    "empty": b"",
+    "cut-short": struct.pack("<II", 100, 0) + b"{}",
+    "no-json": struct.pack("<II", 0, 0),
+    "rows-of-nowhere": struct.pack("<II", 2, 0) + b"{}" + BLOCK_HEAD.pack(77, 1, 2, 1, 1) + b"x",
+    "rows-cut-short": struct.pack("<II", 2, 0) + b"{}" + BLOCK_HEAD.pack(0, 1, 2, 1, 1000) + b"x",
+    "rows-backwards": struct.pack("<II", 2, 0) + b"{}" + BLOCK_HEAD.pack(0, 9, 2, 1, 1) + b"x",
+    "rows-too-many": struct.pack("<II", 2, 0) + b"{}" + BLOCK_HEAD.pack(0, 1, 2, 1 << 30, 1) + b"x",
+    "rows-no-head": struct.pack("<II", 2, 0) + b"{}xyz",
+    "verdict-cut-short": struct.pack("<II", 2, 44) + b"{}" + bytes(40) + b"\xff\0\0\0",
+    "verdict-no-json": struct.pack("<II", 2, 46) + b"{}" + bytes(40) + b"\2\0\0\0xx",
+    "verdict-no-finding": struct.pack("<II", 2, 66) + b"{}" + bytes(40) + b"\x16\0\0\0" + b'{"findings":[["a",5]]}',
+}
+
+
+def piece_of(raw: bytes) -> bytes:
+    return struct.pack("<II", len(raw), 0) + raw
+
+
+def _answer(raw: bytes) -> bytes:
+    return frame(b"A", piece_of(raw))
 
 
 def _connection() -> socket.socket:
@@ -80,7 +111,8 @@ def _say_for_ever(message: Callable[[int], bytes]) -> None:
     connection = _connection()
     number = 0
     while True:
-        connection.sendall(frame(b"J", message(number)))
+        raw = message(number)
+        connection.sendall(frame(b"J", raw) if raw.startswith(b'{"kind"') else _answer(raw))
         number += 1
 
 
@@ -136,7 +168,7 @@ ACTS: dict[str, Callable[[], object]] = {
     "eat": _eat,
     "fork-and-exit": _fork_and_exit,
     "hang-up": _hang_up,
-    "garbage": lambda: _say(os.urandom(10_000).replace(b"J", b"x").replace(b"D", b"x")),
+    "garbage": lambda: _say(os.urandom(10_000).translate(bytes.maketrans(b"JDA", b"xxx"))),
     "oversize": lambda: _say(struct.pack(">cI", b"J", 0xFFFFFFFF)),
     "early-done": lambda: _say(frame(b"J", b'{"kind":"done","bytes_read":0}')),
     "findings": lambda: _say_for_ever(_many_findings),
@@ -152,7 +184,13 @@ ACTS: dict[str, Callable[[], object]] = {
     "progress": lambda: _say_for_ever(
         lambda number: json.dumps({"kind": "progress", "files": number, "bytes": 0, "done": 0, "all": 0}).encode()
     ),
-    **{f"shape-{name}": lambda raw=raw: _say(frame(b"J", raw)) for name, raw in SHAPES.items()},  # type: ignore[misc]
+    **{
+        f"shape-{name}": lambda raw=raw, name=name: _say(  # type: ignore[misc]
+            _answer(raw) if name.startswith(ANSWERS) else frame(b"J", raw)
+        )
+        for name, raw in SHAPES.items()
+    },
+    **{f"answer-{name}": lambda raw=raw: _say(frame(b"A", raw)) for name, raw in RAW_ANSWERS.items()},  # type: ignore[misc]
 }
 
 

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -59,13 +59,18 @@ class Started:
         self.command: str | None = None
         popen = subprocess.Popen
 
-        def start(attempt: sandbox._Attempt, theirs: socket.socket, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        def start(
+            attempt: sandbox._Attempt, theirs: socket.socket, stderr: IO[bytes], sockets: Sequence[int]
+        ) -> subprocess.Popen[bytes]:
             what = ["-m", "scanner.parser"] if self.command is None else ["-c", self.command]
             process = popen(
                 [sys.executable, "-I", "-X", "utf8", *what, str(theirs.fileno()), str(os.getpid())],
                 env={},
                 cwd="/",
-                pass_fds=[theirs.fileno(), *(disk.fd for disk in attempt._disks)],
+                pass_fds=[
+                    *(theirs.fileno(), *sockets, *attempt._support.manifests),
+                    *(disk.fd for disk in (*attempt._disks, *attempt._support.old_disks)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

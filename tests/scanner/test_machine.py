@@ -114,7 +114,7 @@ def test_the_rule_set_has_a_name_of_its_own(tmp_path: Path) -> None:
 
 
 def test_volumes_of_an_outcome() -> None:
-    state = VolumeState(3, 1, "gpt", 512, 1024, "ext4", "label", "uuid", 5, 6)
+    state = VolumeState(3, 1, "gpt", 512, 1024, "ext4", "label", "uuid", files=5, size=6)
     (volume,) = volume_reports(Outcome(volumes={3: state}))
     assert (volume.index, volume.disk, volume.kind, volume.start, volume.length) == (3, 1, "gpt", 512, 1024)
     assert (volume.filesystem, volume.label, volume.uuid, volume.files, volume.bytes) == ("ext4", "label", "uuid", 5, 6)

@@ -5,6 +5,7 @@ import resource
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,20 @@ from core.errors import ConfigError
 from core.findings import GapReason
 from demo.disk import DELETED, build
 from scanner.job import Job, Task
-from scanner.sandbox import MAX_FINDINGS, Listener, Outcome, Progress, Silent, _Attempt, run
+from scanner.sandbox import (
+    MAX_FINDINGS,
+    Listener,
+    Outcome,
+    Progress,
+    Silent,
+    Support,
+    VolumeState,
+    _Attempt,
+    run,
+)
 from scanner.wire import Message, WireError, load
 from tests.need import need_tool
-from tests.scanner.evil_parser import SHAPES
+from tests.scanner.evil_parser import ANSWERS, RAW_ANSWERS, SHAPES, piece_of
 from tests.scanner.sandboxed import MIB, ROOT, Started, file, folder, opened, reasons, write_ext4
 
 JOB = Job(task=Task.SCAN, jobs=2, file_timeout_seconds=1, index_timeout_seconds=1, memory_bytes=512 * MIB)
@@ -210,7 +221,12 @@ def test_messages_of_a_wrong_shape(disk: Path, shape: str) -> None:
     outcome = Outcome(sizes=[1])
     ours, theirs = socket.socketpair()
     with opened(disk) as disks, ours, theirs, pytest.raises(WireError):
-        _Attempt(disks, JOB, outcome, Silent())._hear(ours, load(SHAPES[shape]))
+        attempt = _Attempt(disks, JOB, outcome, Silent())
+        attempt._told = True
+        if shape.startswith(ANSWERS):
+            attempt._take(piece_of(SHAPES[shape]))
+        else:
+            attempt._hear(ours, load(SHAPES[shape]))
     assert not outcome.volumes
     assert not outcome.findings
 
@@ -223,6 +239,46 @@ def test_messages_of_a_wrong_shape_end_the_parser(disk: Path, started: Started, 
     started.assert_gone()
     assert ("volume 0", "crashed") in reasons(outcome)
     assert outcome.volumes[1].finished
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in RAW_ANSWERS])
+def test_answers_of_a_wrong_shape(disk: Path, name: str) -> None:
+    """JSON, verdicts and rows of a manifest come together; each of them may be anything."""
+    outcome = Outcome(sizes=[1], volumes={0: VolumeState(0, 0, "gpt", 0, 1, "ext4", "", "")})
+    kept = Kept()
+    support = Support(rows=kept, verdicts=lambda _: kept)
+    with opened(disk) as disks, pytest.raises(WireError):
+        attempt = _Attempt(disks, JOB, outcome, Silent(), support)
+        attempt._verdicts = kept
+        attempt._take(RAW_ANSWERS[name])
+    assert not kept.said
+
+
+class Kept:
+    """Verdicts and rows that got through."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def lookup(self, keys: Sequence[bytes]) -> Sequence[None]:
+        return [None for _ in keys]
+
+    def record(self, key: bytes, findings: object) -> None:
+        self.said.append(key)
+
+    def add(self, volume: int, first: int, last: int, rows: int, block: bytes) -> None:
+        self.said.append(block)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in RAW_ANSWERS])
+def test_answers_of_a_wrong_shape_end_the_parser(disk: Path, started: Started, name: str) -> None:
+    started.misbehave("index", f"answer-{name}")
+    with opened(disk) as disks:
+        kept = Kept()
+        outcome = run(disks, JOB, timeout_seconds=30, support=Support(rows=kept))
+    started.assert_gone()
+    assert outcome.suspect or "verdict" in name  # without a cache nobody reads the verdicts
 
 
 @pytest.mark.parametrize(

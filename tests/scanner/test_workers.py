@@ -15,9 +15,27 @@ import pytest
 from core.findings import GapReason
 from scanner import workers
 from scanner.wire import WireError, frame
-from scanner.workers import MAX_DEATHS, Board, Death, Pool, Position
+from scanner.workers import MAX_DEATHS, Board, Death, Piece, Pool, Position, parts, piece
 
-Work = Callable[[int, Position], Iterator[tuple[str, bytes]]]
+One = Callable[[int, Position], Iterator[tuple[str, bytes]]]  # answers of one inode: kind, JSON value
+
+
+def batches(one: One, most: int = 1 << 20) -> workers.Work:
+    """Work over batches, in pieces of about `most` bytes."""
+
+    def work(start: int, stop: int, position: Position) -> Iterator[Piece]:
+        told: dict[str, list[bytes]] = {}
+        size = 0
+        for at in range(start, stop):
+            position.enter(at)
+            for kind, value in one(at, position):
+                told.setdefault(kind, []).append(value)
+                size += len(value)
+            if size >= most or at + 1 == stop:
+                yield piece(at + 1, told)
+                told, size = {}, 0
+
+    return work
 
 
 def plain(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
@@ -28,10 +46,17 @@ def plain(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
 
 
 def pool(
-    work: Work, count: int, *, jobs: int = 2, batch: int = 7, seconds: float = 10, board: Board | None = None
+    one: One,
+    count: int,
+    *,
+    jobs: int = 2,
+    batch: int = 7,
+    seconds: float = 10,
+    board: Board | None = None,
+    most: int = 1 << 20,
 ) -> Pool:
     return Pool(
-        work,
+        batches(one, most),
         count,
         workers=jobs,
         batch=batch,
@@ -41,17 +66,22 @@ def pool(
     )
 
 
-def results(run: Iterator[bytes | Death]) -> tuple[list[int], dict[int, GapReason]]:
+def results(run: Iterator[bytes | Death]) -> tuple[list[int | str], dict[int, GapReason]]:
     """The inodes that were answered, in order, and those that were not survived."""
-    done: list[int] = []
+    done: list[int | str] = []
     dead: dict[int, GapReason] = {}
     for answer in run:
         if isinstance(answer, Death):
             assert answer.at not in dead
             dead[answer.at] = answer.reason
         else:
-            done += json.loads(answer).get("rows", [])
+            done += said(answer).get("rows", [])
     return done, dead
+
+
+def said(answer: bytes) -> dict[str, list[int | str]]:
+    found: dict[str, list[int | str]] = json.loads(parts(answer)[0])
+    return found
 
 
 def no_child_is_left() -> bool:
@@ -154,17 +184,15 @@ def test_too_many_deaths_leave_out_whole_batches() -> None:
     assert {answer.reason for answer in answers if isinstance(answer, Death)} == {GapReason.CRASHED, GapReason.LIMIT}
 
 
-def test_much_to_say_comes_in_pieces_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_PIECE_BYTES", 100)
-
+def test_much_to_say_comes_in_pieces_and_whole() -> None:
     def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
         yield from plain(at, position)
         yield "rows", b'"' + b"x" * (at * 10) + b'"'
         if at == 17:
             os._exit(5)
 
-    answers = list(pool(work, 30, batch=30, jobs=1).run())
-    done = [row for answer in answers if isinstance(answer, bytes) for row in json.loads(answer)["rows"]]
+    answers = list(pool(work, 30, batch=30, jobs=1, most=100).run())
+    done = [row for answer in answers if isinstance(answer, bytes) for row in said(answer)["rows"]]
     assert [row for row in done if isinstance(row, int)] == [at for at in range(30) if at != 17]
     assert [len(row) for row in done if isinstance(row, str)] == [at * 10 for at in range(30) if at != 17]
     assert [answer.at for answer in answers if isinstance(answer, Death)] == [17]
@@ -230,8 +258,36 @@ def test_the_board() -> None:
     board.write(2, 9, 1, 1)
     assert board.read(1) == (5, 10, 1 << 40)
     assert board.totals() == (11, (1 << 40) + 1)
-    position = Position(board, 1)
+    position = Position(board, 1, 10)
     position.done(2, 3)
     position.enter(6)
+    position.rest()
     assert board.read(1) == (6, 12, (1 << 40) + 3)
     assert Board(0).totals() == (0, 0)
+
+
+@pytest.mark.parametrize("borders", [[], [10, 11, 40], [5, 100], [0, 0, 30], [97, 98, 99, 100]])
+def test_batches_end_at_borders(borders: list[int]) -> None:
+    ends = []
+
+    def work(start: int, stop: int, position: Position) -> Iterator[Piece]:
+        yield piece(stop, {"rows": [b"%d" % at for at in range(start, stop)]})
+
+    run = Pool(work, 100, workers=2, batch=30, borders=borders, board=Board(2), seconds=10, tick=lambda: None).run()
+    done: list[int | str] = []
+    for answer in run:
+        assert isinstance(answer, bytes)
+        done += said(answer)["rows"]
+        ends.append(len(done))
+    assert done == list(range(100))
+    assert set(borders) - {0} <= set(ends)
+
+
+@pytest.mark.parametrize("raw", [b"", b"1234567", b"\xff\xff\xff\xff\0\0\0\0{}", b"\2\0\0\0\1\0\0\0{}"])
+def test_an_answer_that_is_cut_short(raw: bytes) -> None:
+    with pytest.raises(WireError):
+        parts(raw)
+
+
+def test_an_answer_in_three_parts() -> None:
+    assert parts(piece(1, {"a": [b"1", b"2"]}, b"verdicts", b"rows").body) == (b'{"a":[1,2]}', b"verdicts", b"rows")

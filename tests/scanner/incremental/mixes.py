@@ -159,7 +159,9 @@ class Mixer:
 
     def move_folder(self) -> None:
         """Every path below changes, and no file does."""
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir() and path.name not in {"etc", "lost+found"})
+        folders = sorted(
+            path for path in self.root.iterdir() if path.is_dir() and path.name not in {"etc", "lost+found"}
+        )
         chosen = self.random.choice(folders)
         chosen.rename(self.root / f"moved{self._number()}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ FORMATS = [
 
 
 @pytest.fixture
-def mounts(tmp_path: Path) -> Mounts:  # type: ignore[misc]
+def mounts(tmp_path: Path) -> Iterator[Mounts]:
     with Mounts(tmp_path) as held:
-        yield held  # type: ignore[misc]
+        yield held
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def test_copies_of_a_live_filesystem(options: str, mounts: Mounts, tmp_path: Pat
     outer_image = empty_image(tmp_path / "outer", 4096 * MIB)
     run("mkfs.xfs", "-q", "-m", "reflink=1", outer_image)
     outer = mounts.mount(outer_image)
-    disk = make_ext(outer / "disk", 256 * MIB, "-t ext4 -b 4096 -J size=4".split())
+    disk = make_ext(outer / "disk", 256 * MIB, ["-t", "ext4", "-b", "4096", "-J", "size=4"])
     point = mounts.mount(disk, options)
     held = hold_deleted(point, seed=7)
     copies = []
