@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,24 +16,35 @@ from typing import Final
 
 from bench.images import many_files, real_files
 from bench.page import Section
+from bench.plot import Bar
 from bench.sections import first_scan, listing, million_files, read_and_hash
 from bench.system import machine
+from bench.twice import first_scans, later_scans, plot
 
-PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "bench.md"
+DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
+PAGE: Final = DOCS / "bench.md"
+TWICE_PAGE: Final = DOCS / "bench-twice.md"
+TWICE_PLOT: Final = DOCS / "bench-twice.svg"
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """`content` bytes in at least `files` real files; `many` small ones; `rounds` of each alternating measurement."""
+    """`content` bytes in at least `files` real files; `many` small ones; `rounds` of each alternating measurement.
+
+    Scans by other programs take minutes: they get `peers_content` bytes in `peers_files` files, `twice_rounds` times.
+    """
 
     content: int
     files: int
     many: int
     rounds: int
+    peers_content: int
+    peers_files: int
+    twice_rounds: int = 3
 
 
-FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5)
-QUICK: Final = Sizes(100 << 20, 1_000, 20_000, 3)
+FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5, 300 << 20, 5_000)
+QUICK: Final = Sizes(100 << 20, 1_000, 20_000, 3, 50 << 20, 500)
 
 
 def measure(work: Path, sizes: Sizes, tell: Callable[[str], None]) -> str:
@@ -52,13 +63,35 @@ def measure(work: Path, sizes: Sizes, tell: Callable[[str], None]) -> str:
     for part in parts:
         texts.append(part().markdown())
         tell("\n" + texts[-1])
-    head = (
-        "# Measurements\n\n"
+    return "\n".join([_head("Measurements", start), *texts])
+
+
+def measure_twice(work: Path, sizes: Sizes, tell: Callable[[str], None]) -> tuple[str, str]:
+    """The page on later scans, in Markdown, and its plot."""
+    tell("making the images\n")
+    real = real_files(work, sizes.content, sizes.files)
+    start = os.getloadavg()[0]
+    texts = []
+    drawn: list[Sequence[Bar]] = []
+    some = real_files(work, sizes.peers_content, sizes.peers_files)
+    for section, shown in (
+        first_scans(some, work, sizes.twice_rounds),
+        later_scans(real, work, (sizes.content, sizes.files), sizes.twice_rounds),
+    ):
+        texts.append(section.markdown())
+        drawn.append(shown)
+        tell("\n" + texts[-1])
+    picture = f"![CPU seconds]({TWICE_PLOT.name})\n"
+    return "\n".join([_head("Nothing is scanned twice", start), picture, *texts]), plot(*drawn)
+
+
+def _head(title: str, start: float) -> str:
+    return (
+        f"# {title}\n\n"
         f"Written by `make bench`; do not edit. Kumomori {version('kumomori')}, {datetime.now(UTC):%Y-%m-%d}, {machine()}. "
         f"Load average (1 minute) {start:.1f} at the start and {os.getloadavg()[0]:.1f} at the end: near or above the number "
         "of cores, wall times say little; CPU seconds and ratios are what to compare.\n"
     )
-    return "\n".join([head, *texts])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small images, under two minutes; writes no page")
     parser.add_argument("--work", type=Path, help="where the images are kept for the next run (default: not kept)")
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
+    parser.add_argument("--only", choices=("scans", "twice"), help="one of the two pages")
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
     if os.geteuid() != 0:
@@ -74,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sizes = QUICK if chosen.quick else FULL
     if chosen.rounds:
-        sizes = Sizes(sizes.content, sizes.files, sizes.many, max(1, chosen.rounds))
+        rounds = max(1, chosen.rounds)
+        sizes = replace(sizes, rounds=rounds, twice_rounds=rounds)
     page: Path | None = chosen.output or (None if chosen.quick else PAGE)
     with ExitStack() as stack:
         work = (
@@ -82,9 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if chosen.work
             else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kumomori-bench-")))
         )
-        text = measure(work, sizes, _tell)
-    if page:
-        page.write_text(text)
+        if chosen.only != "twice":
+            text = measure(work, sizes, _tell)
+            if page:
+                page.write_text(text)
+        if chosen.only != "scans":
+            text, picture = measure_twice(work, sizes, _tell)
+            if not chosen.quick:
+                TWICE_PAGE.write_text(text)
+                TWICE_PLOT.write_text(picture)
     return 0
 
 

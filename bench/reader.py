@@ -1,7 +1,8 @@
-"""Our ext4 reader alone, in one process, without sandbox and command line: `python -m bench.reader IMAGE`."""
+"""Our ext4 reader alone, in one process, without sandbox and command line: `python -m bench.reader IMAGE [--inodes FILE]`."""
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
 from pathlib import Path
@@ -13,14 +14,18 @@ from scanner.images import FileSource
 from scanner.scan import sha256
 
 
-def hash_all(image: Path) -> int:
-    """Hash the content of every regular file once; returns how many names they have."""
+def hash_all(image: Path, chosen: frozenset[int] | None = None) -> int:
+    """Hash the content of every regular file (of these inodes, if given) once; returns how many names they have."""
     names = 0
     before = 0
     with FileSource.open(image) as disk:
         filesystem = READER.open(disk, 0)
         for file in filesystem.files(0, filesystem.index()):
-            if isinstance(file, Gap) or not stat.S_ISREG(file.mode):
+            if (
+                isinstance(file, Gap)
+                or not stat.S_ISREG(file.mode)
+                or (chosen is not None and file.inode not in chosen)
+            ):
                 continue
             names += 1
             if file.inode != before:  # names of one inode follow each other
@@ -39,4 +44,5 @@ def listing_bytes(image: Path) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{hash_all(Path(sys.argv[1]))}\n")
+    only = frozenset(json.loads(Path(sys.argv[3]).read_text())) if "--inodes" in sys.argv[2:] else None
+    sys.stdout.write(f"{hash_all(Path(sys.argv[1]), only)}\n")

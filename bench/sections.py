@@ -29,7 +29,7 @@ def kumomori(*arguments: str) -> list[str]:
     return [str(Path(sys.executable).with_name("kumomori")), *arguments]
 
 
-def _on_mount(image: Image, *command: str, codes: Sequence[int] = (0,)) -> Usage:
+def on_mount(image: Image, *command: str, codes: Sequence[int] = (0,)) -> Usage:
     """Run `command FOLDER` on a fresh mount, so that the loop device's own page cache is empty each time."""
     with mounted(image.path) as root:
         return run([*command, str(root)], codes=codes)
@@ -58,7 +58,7 @@ _KERNEL_NOTE: Final = (
 )
 
 
-def _said(image: Image) -> str:
+def said(image: Image) -> str:
     return f"{image.files:,} files, {megabytes(image.content)} MB of content, image of {megabytes(image.size)} MB"
 
 
@@ -73,7 +73,7 @@ def read_and_hash(image: Image, rounds: int) -> Section:
     listing = partial(kumomori, "ls", path, "--hash", "--format", "jsonl", "--jobs")
     kernel = "kernel mount, os.walk, hashlib.file_digest"
     runs = {
-        kernel: partial(_on_mount, image, sys.executable, "-m", "bench.walk"),
+        kernel: partial(on_mount, image, sys.executable, "-m", "bench.walk"),
         "our reader alone, one process": partial(run, [sys.executable, "-m", "bench.reader", path]),
         "`kumomori ls --hash --jobs 1`": partial(run, listing("1"), codes=_WHOLE_OR_GAPS),
         "`kumomori ls --hash --jobs 2`": partial(run, listing("2"), codes=_WHOLE_OR_GAPS),
@@ -81,7 +81,7 @@ def read_and_hash(image: Image, rounds: int) -> Section:
     found = alternate(runs, rounds)
     return Section(
         "Read and hash every file",
-        f"{_said(image)}, ext4, copied from a Debian system. {rounds} alternating rounds, medians; all in the page cache; "
+        f"{said(image)}, ext4, copied from a Debian system. {rounds} alternating rounds, medians; all in the page cache; "
         "each kernel run on a fresh read-only loop mount. Every hash of `kumomori ls` was compared with the kernel's: they are equal.",
         _head("kernel"),
         [_figures(name, usages, found[kernel], image.content) for name, usages in found.items()],
@@ -123,19 +123,19 @@ def first_scan(image: Image, rounds: int) -> Section:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = ("-w", "-r", "-N", "-f", f"--skip-larger={_YARA_MOST_BYTES}", *_rule_files(folder), "-p")
         runs = {
-            "`yara -p 1`, kernel mount": partial(_on_mount, image, "yara", *yara_order(options, 1)),
-            "`yara -p 2`, kernel mount": partial(_on_mount, image, "yara", *yara_order(options, 2)),
+            "`yara -p 1`, kernel mount": partial(on_mount, image, "yara", *yara_order(options, 1)),
+            "`yara -p 2`, kernel mount": partial(on_mount, image, "yara", *yara_order(options, 2)),
             "`kumomori scan image --jobs 1`": partial(run, scan("1"), codes=_ANY_RESULT),
             "`kumomori scan image --jobs 2`": partial(run, scan("2"), codes=_ANY_RESULT),
         }
         found = alternate(runs, rounds)
     base = next(iter(found.values()))
     memory = [
-        f"Memory of `kumomori scan image --jobs {jobs}`: {_said_memory(_scan_memory(scan(jobs)))}." for jobs in "12"
+        f"Memory of `kumomori scan image --jobs {jobs}`: {said_memory(_scan_memory(scan(jobs)))}." for jobs in "12"
     ]
     return Section(
         "First scan",
-        f"{_said(image)}. The built-in YARA rules on every file; {rounds} alternating rounds, medians. `yara` is Debian's "
+        f"{said(image)}. The built-in YARA rules on every file; {rounds} alternating rounds, medians. `yara` is Debian's "
         "command with the same rule files; it has no other detectors, no sandbox, and needs root to mount the image.",
         _head("`yara -p 1`"),
         [_figures(name, usages, base, image.content) for name, usages in found.items()],
@@ -163,7 +163,7 @@ def _scan_memory(command: Sequence[str]) -> Memory:
     return run_watched(command, codes=_ANY_RESULT)[1]
 
 
-def _said_memory(memory: Memory) -> str:
+def said_memory(memory: Memory) -> str:
     return (
         f"{megabytes(memory.largest)} MB in the largest process, {megabytes(memory.total)} MB added up, "
         f"{megabytes(memory.fair)} MB with shared pages counted once"
@@ -199,7 +199,7 @@ def million_files(image: Image) -> Section:
     verdict = "within" if worst <= GOAL_BYTES else "ABOVE"
     return Section(
         "Many files",
-        f"{_said(image)}, in {-(-image.files // 200):,} folders. One run each, memory sampled 20 times a second: resident "
+        f"{said(image)}, in {-(-image.files // 200):,} folders. One run each, memory sampled 20 times a second: resident "
         f"beyond pages of mapped files, in MB (10^6 bytes). The goal is {megabytes(GOAL_BYTES)} MB.",
         ["", "CPU s", "wall s", "largest process", "all added up", "shared once"],
         rows,
@@ -221,7 +221,7 @@ def listing(images: Sequence[Image]) -> Section:
         names, read = listing_bytes(image.path)
         rows.append(
             [
-                _said(image),
+                said(image),
                 f"{names:,}",
                 megabytes(read),
                 f"{100 * read / image.size:.1f} %",

@@ -109,7 +109,8 @@ class Parser:
             return
         engine: dict[str, Any] = {}
         if self._job.task is Task.SCAN:
-            rules = compile_rules(self._shared.builtin, self._job.rules)
+            # a scan with a base has little to search: the filter would take longer to make than it saves
+            rules = compile_rules(self._shared.builtin, self._job.rules, prefilter=not self._shared.manifests)
             engine = {"engine": rules.VERSION, "rules": rules.digests, "options": options_digest(self._job)}
             self._send({"kind": "rules", "count": rules.rule_count, "names_matter": rules.names_matter, **engine})
             self._detectors = make_detectors(

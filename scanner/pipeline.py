@@ -378,6 +378,8 @@ class Pipeline:
         content: tuple[FoundMessage, ...] | None = ()
         if plan.judged and self._malware is not None:
             content = self._judge(plan, files[0], count, keys)
+        elif plan.gaps and self._malware is not None:
+            content = None  # too large, or not to be read
         said += [("gaps", gap_out(gap)) for gap in dict.fromkeys(plan.gaps)]
         said += [
             ("gaps", gap_out(result)) if isinstance(result, Gap) else ("findings", finding_out(result))
@@ -412,7 +414,9 @@ class Pipeline:
             content = plan.content or read_content(file, self._settings.max_file_bytes)
             if isinstance(content, Gap):
                 plan.gaps.append(content)
-                return None
+                if not self._settings.ends_bytes:
+                    return None
+                content = read_ends(file, self._settings.ends_bytes)
             count.scanned += 1
             count.scanned_bytes += len(content.data)
             for result in self._malware.judge(content, file, only=known.missing if known else None):
@@ -441,7 +445,9 @@ class Pipeline:
         """Write into the row what a later scan may say again without a look."""
         assert plan.row is not None
         plan.row.complete = (
-            plan.row.complete and content is not None and not any(gap.reason in _AGAIN for gap in plan.gaps)
+            plan.row.complete
+            and (content is not None or bool(plan.gaps))
+            and not any(gap.reason in _AGAIN for gap in plan.gaps)
         )
         if content or said:
             raw = dump({"content": content, "said": said})

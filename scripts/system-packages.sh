@@ -10,10 +10,10 @@ packages=(
   cryptsetup-bin     # LUKS headers to recognise
   dosfstools e2fsprogs fdisk gdisk mount ntfs-3g util-linux xfsprogs
   qemu-utils         # qemu-img, qemu-io
-  yara               # the command that the benchmark compares with
+  clamav yara        # the commands that the benchmark compares with
 )
 tools=(setfacl setfattr mkfs.btrfs cryptsetup mkfs.vfat mke2fs debugfs e2fsck sfdisk sgdisk losetup mount mkfs.ntfs
-  mkfs.xfs qemu-img qemu-io yara)
+  mkfs.xfs qemu-img qemu-io yara clamscan)
 
 missing=()
 for tool in "${tools[@]}"; do command -v "$tool" >/dev/null || missing+=("$tool"); done

@@ -17,7 +17,7 @@ import yara
 
 from core.blocks import Bytes
 from scanner.engine.prefilter import MAX_CONTENT_BYTES, Prefilter, RuleName
-from scanner.engine.text import NotUnderstood, part_of, rules_of
+from scanner.engine.text import part_of
 
 # What a rule may ask about a file besides its bytes; `filetype` is always empty, it is there for rules that name it.
 EXTERNALS: Final = ("filename", "filepath", "extension", "filetype", "owner")
@@ -50,7 +50,7 @@ class Engine:
             if always
             else None
         )
-        self._order = _order_of(self._sources)
+        self._order = self._filter.order if self._filter else {}
         self._part = lru_cache(_PARTS)(self._one_rule)
 
     @property
@@ -104,8 +104,12 @@ class Engine:
         if names is not None and found:
             # a rule that was run with others it needs may have brought them along
             once = {(match.namespace, match.rule): match for match in found}
-            found = sorted(once.values(), key=lambda match: self._order[match.namespace, match.rule])
+            found = sorted(once.values(), key=self._place)
         return found
+
+    def _place(self, match: yara.Match) -> int:
+        """Of a source that is not understood no order of rules is known; its matches come in theirs from one pass."""
+        return self._order.get((match.namespace, match.rule), self._order.get((match.namespace, ""), 0))
 
     def _one_rule(self, namespace: str, name: str) -> yara.Rules:
         source = part_of(self._sources[namespace], frozenset((name,)))
@@ -121,24 +125,6 @@ class Engine:
             return None
         chosen = [rule for rule in names if rule[0] in wanted]
         return None if len(chosen) > _MANY else chosen
-
-
-class _order_of(dict[RuleName, int]):  # noqa: N801  reads as a function
-    """Where each rule stands among all; a rule of a source that is not understood stands where its source does."""
-
-    def __init__(self, sources: Mapping[str, str]) -> None:
-        super().__init__()
-        self._spaces: dict[str, int] = {}
-        for namespace, source in sources.items():
-            self._spaces[namespace] = len(self)
-            try:
-                for rule in rules_of(source):
-                    self[namespace, rule.name] = len(self)
-            except (NotUnderstood, IndexError, ValueError):
-                self[namespace, ""] = len(self)
-
-    def __missing__(self, key: RuleName) -> int:
-        return self._spaces[key[0]]
 
 
 def _filter_of(sources: Mapping[str, str]) -> Prefilter | None:

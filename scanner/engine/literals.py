@@ -186,7 +186,9 @@ def _rarest(data: bytes) -> bytes:
 
 # hex strings
 
-_HEX_TOKEN: Final = re.compile(rb"~?[0-9A-Fa-f?]{2}|\[[^\]]*\]|[(|)]|\s+|//[^\n]*|/\*.*?\*/", re.DOTALL)
+_HEX_TOKEN: Final = re.compile(
+    rb"(?:[0-9A-Fa-f]{2}\s*){1,64}|~?[0-9A-Fa-f?]{2}|\[[^\]]*\]|[(|)]|\s+|//[^\n]*|/\*.*?\*/", re.DOTALL
+)
 
 
 def _hex(text: bytes) -> Piece:
@@ -229,7 +231,7 @@ def _hex_byte(token: bytes) -> Piece:
     if token[:1] in (b"[", b"~") or token == b"??":
         return ANYTHING
     if b"?" not in token:
-        return Piece(frozenset((bytes((int(token, 16),)),)))
+        return Piece(frozenset((bytes.fromhex(token.decode("ascii")),)))
     digits = b"0123456789abcdef"
     return Piece(frozenset(bytes((int(token.replace(b"?", digits[at : at + 1]), 16),)) for at in range(16)))
 

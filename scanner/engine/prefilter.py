@@ -6,7 +6,7 @@ https://intel.github.io/hyperscan/dev-reference/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import hyperscan
@@ -21,6 +21,14 @@ MAX_CONTENT_BYTES: Final = (1 << 31) - 1  # what the library takes at once
 
 
 RuleName = tuple[str, str]  # namespace and identifier
+Test = Callable[[Bytes, set[int]], bool]  # of a content and the needles that are in it
+_COMPARES: Final[Mapping[str, Callable[[int, int], bool]]] = {
+    "<": int.__lt__,
+    "<=": int.__le__,
+    ">": int.__gt__,
+    ">=": int.__ge__,
+    "==": int.__eq__,
+}
 
 
 class Prefilter:
@@ -32,8 +40,11 @@ class Prefilter:
     def __init__(self, sources: Mapping[str, str]) -> None:
         self.always: dict[str, str] = {}
         names: dict[Formula, list[RuleName]] = {}
+        self.order: dict[RuleName, int] = {}  # of all rules, as plain YARA tells their matches
         for namespace, source in sources.items():
             found = formulas(source)
+            for name in found or ("",):
+                self.order[namespace, name] = len(self.order)
             if found is None:
                 self.always[namespace] = source
                 continue
@@ -60,6 +71,7 @@ class Prefilter:
                 self._unwatched.append(number)
             head = _head_of(formula)
             self._gate_of.append(-1 if head is None else self._gates.setdefault(head, len(self._gates)))
+        self._tests = [_test_of(formula, self._needles) for formula, _ in self._formulas]
         self._database = self._compiled() if self._needles else None
 
     def _compiled(self) -> hyperscan.Database:
@@ -92,27 +104,37 @@ class Prefilter:
             asked.update(self._watched[at])
         found: set[RuleName] = set()
         for number in asked:
-            if self._gate_of[number] in open_gates and self._holds(self._formulas[number][0], data, hits):
+            if self._gate_of[number] in open_gates and self._tests[number](data, hits):
                 found |= self._formulas[number][1]
         return found
 
-    def _holds(self, formula: Formula, data: Bytes, hits: set[int]) -> bool:
-        match formula:
-            case Hit(choices):
-                return any(self._needles[choice] in hits for choice in choices)
-            case Head(offset, wanted):
-                return bytes(data[offset : offset + len(wanted)]) == wanted
-            case Size(compare, number):
-                size = len(data)
-                return {
-                    "<": size < number,
-                    "<=": size <= number,
-                    ">": size > number,
-                    ">=": size >= number,
-                    "==": size == number,
-                }[compare]
-            case Some(least, parts):
-                return sum(self._holds(part, data, hits) for part in parts) >= least
+
+def _test_of(formula: Formula, numbers: Mapping[Needle, int]) -> Test:
+    """The formula as a function: made once, called for every content that may match."""
+    match formula:
+        case Hit(choices):
+            wanted = frozenset(numbers[choice] for choice in choices)
+            return lambda _, hits: not wanted.isdisjoint(hits)
+        case Head(offset, start):
+            end = offset + len(start)
+            return lambda data, _: bytes(data[offset:end]) == start
+        case Size(compare, number):
+            holds = _COMPARES[compare]
+            return lambda data, _: holds(len(data), number)
+        case Some(least, parts):
+            return _some(least, parts, numbers)
+
+
+def _some(least: int, parts: Sequence[Formula], numbers: Mapping[Needle, int]) -> Test:
+    hits_alone = [part for part in parts if isinstance(part, Hit)]
+    others = [_test_of(part, numbers) for part in parts if not isinstance(part, Hit)]
+    if least == 1 and hits_alone:  # one question instead of many
+        others.insert(0, _test_of(Hit(frozenset().union(*(part.choices for part in hits_alone))), numbers))
+        return lambda data, hits: any(test(data, hits) for test in others)
+    tests = [_test_of(part, numbers) for part in hits_alone] + others
+    if least == len(tests):
+        return lambda data, hits: all(test(data, hits) for test in tests)
+    return lambda data, hits: sum(test(data, hits) for test in tests) >= least
 
 
 def _expression(needle: Needle) -> bytes:

@@ -23,7 +23,8 @@ _TOKEN: Final = re.compile(
     re.DOTALL | re.VERBOSE | re.ASCII,
 )
 _REGEX: Final = re.compile(r"/((?:[^/\\\n]|\\.)+)/([is]*)")
-_HEX: Final = re.compile(r"\{[^{}]*\}")
+_COMMENT: Final = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_HEX: Final = re.compile(r"\{((?:[^{}/]+|//[^\n]*|/\*.*?\*/)*)\}", re.DOTALL)
 _IMPORT: Final = re.compile(r'^\s*import\s+"[a-z_]+"', re.MULTILINE)
 _MODIFIERS: Final = frozenset({"nocase", "wide", "ascii", "fullword", "private", "xor", "base64", "base64wide"})
 
@@ -106,22 +107,8 @@ class _Scanner:
             raise NotUnderstood(f"{text} was expected")
 
     def hex_body(self) -> str:
-        """Comments may stand in a hex string, with braces in them."""
-        at = self._at
-        body = []
-        while True:
-            if self._source.startswith("//", at):
-                at = self._source.find("\n", at)
-            elif self._source.startswith("/*", at):
-                at = self._source.find("*/", at) + 2
-            if not 0 < at < len(self._source):
-                raise NotUnderstood("a hex string without end")
-            body.append(self._source[at])
-            at += 1
-            if body[-1] == "}":
-                self._at = at
-                self._skip()
-                return "".join(body)[1:-1]
+        """Comments may stand in a hex string, with braces in them; they are left out."""
+        return _COMMENT.sub(" ", self.pattern(_HEX)[1])
 
 
 def rules_of(source: str) -> Iterator[Rule]:

@@ -6,6 +6,7 @@ mostly zero lie together and cost next to nothing when compressed. Decoding trus
 
 from __future__ import annotations
 
+import stat
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
@@ -204,6 +205,13 @@ class Block:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def hashed(self) -> bool:
+        """Whether every regular file in it has its hash."""
+        return all(
+            flags & _HASHED or not stat.S_ISREG(mode) for flags, mode in zip(self._flags, self._mode, strict=True)
+        )
 
     def paths(self, at: int) -> tuple[bytes, ...]:
         return tuple(self._paths[self._name_starts[at] : self._name_starts[at + 1]])

@@ -95,7 +95,13 @@ def _by_inode(old: Reader, before: int, new: Reader, after: int) -> Iterator[tup
     """Rows of both, joined by inode; blocks that are equal byte by byte are passed over whole."""
     ours, theirs = _Walk(old, before), _Walk(new, after)
     while ours.block is not None or theirs.block is not None:
-        if ours.block is not None and theirs.block is not None and ours.at == theirs.at == 0 and ours.raw == theirs.raw:
+        if (
+            ours.block is not None
+            and theirs.block is not None
+            and ours.at == theirs.at == 0
+            and ours.raw == theirs.raw
+            and ours.block.hashed
+        ):
             ours.next_block()
             theirs.next_block()
         elif theirs.block is None or (ours.block is not None and ours.inode < theirs.inode):

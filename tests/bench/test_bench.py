@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import Sizes, measure
+from bench.__main__ import Sizes, measure, measure_twice
 from bench.images import Image, many_files, mounted, real_files
 from bench.measure import Failed, Memory, Usage, alternate, ratio, run, run_watched
 from bench.page import Section, spread, table
@@ -34,10 +34,25 @@ def real(work: Path) -> Iterator[Image]:
     yield real_files(work, 2_000_000, 50)
 
 
+SIZES = Sizes(content=2_000_000, files=50, many=500, rounds=1, peers_content=1_000_000, peers_files=20, twice_rounds=1)
+
+
+@pytest.mark.slow
+def test_page_on_later_scans(work: Path) -> None:
+    need_tool("clamscan", "yara")
+    told: list[str] = []
+    page, picture = measure_twice(work, SIZES, told.append)
+    for title in ("First scan, the same rules on all sides", "Later scans"):
+        assert f"\n## {title}\n" in page
+    assert "candidates" in page
+    assert picture.startswith("<svg")
+    assert str(work) not in page
+
+
 @pytest.mark.slow
 def test_page(work: Path) -> None:
     told: list[str] = []
-    page = measure(work, Sizes(content=2_000_000, files=50, many=500, rounds=1), told.append)
+    page = measure(work, SIZES, told.append)
     for title in ("Read and hash every file", "Many files", "First scan", "Bytes read to list an image"):
         assert f"\n## {title}\n" in page
         assert any(title in text for text in told)
