@@ -32,6 +32,8 @@ from tests.scanner.evil_parser import ANSWERS, RAW_ANSWERS, SHAPES, piece_of
 from tests.scanner.sandboxed import MIB, ROOT, Started, file, folder, opened, reasons, write_ext4
 
 JOB = Job(task=Task.SCAN, jobs=2, file_timeout_seconds=1, index_timeout_seconds=1, memory_bytes=512 * MIB)
+# to fill its memory takes a busy machine longer than a hang needs to show
+PATIENT = replace(JOB, file_timeout_seconds=20, index_timeout_seconds=20)
 SWAP_AND_LUKS = {("volume 2", "swap"), ("volume 3", "encrypted")}
 
 
@@ -99,7 +101,7 @@ def test_misbehaves_while_reading_the_metadata_of_one_volume(
     disk: Path, healthy: Outcome, started: Started, act: str, reason: str
 ) -> None:
     started.misbehave("index", act)
-    outcome = scan(disk)
+    outcome = scan(disk, PATIENT if act == "eat" else JOB)
     started.assert_gone()
     assert set(reasons(outcome)) == SWAP_AND_LUKS | {("volume 0", reason)}
     # the other volume is looked at as if nothing had been
@@ -128,7 +130,7 @@ def test_misbehaves_on_one_file(
     disk: Path, healthy: Outcome, started: Started, act: str, reason: str, jobs: int
 ) -> None:
     started.misbehave("file", act)
-    outcome = scan(disk, replace(JOB, jobs=jobs))
+    outcome = scan(disk, replace(PATIENT if act == "eat" else JOB, jobs=jobs))
     started.assert_gone()
     assert len(started.pids) == 1
     assert set(reasons(outcome)) == SWAP_AND_LUKS | {("volume 0: /etc/hostname", reason)}
@@ -171,7 +173,7 @@ def test_a_worker_that_was_taken_over(disk: Path, started: Started, act: str) ->
 )
 def test_the_coordinator_misbehaves_at_work(disk: Path, started: Started, act: str, reason: str) -> None:
     started.misbehave("coordinate", act)
-    outcome = scan(disk)
+    outcome = scan(disk, PATIENT if act == "eat" else JOB)
     started.assert_gone()
     # it does so on each volume in turn; what is left is told for each, and swap and vault are not forgotten
     assert set(reasons(outcome)) == SWAP_AND_LUKS | {("volume 0", reason), ("volume 1", reason)}
