@@ -352,7 +352,7 @@ class _Attempt:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            readable = select.select([connection, *self._askers], [], [], min(left, _LOOK_SECONDS))[0]
+            readable = select.select([connection, *self._heard_askers()], [], [], min(left, _LOOK_SECONDS))[0]
             if not readable:
                 if has_ended(pid):
                     return True  # something it forked holds the socket open
@@ -381,6 +381,10 @@ class _Attempt:
                     self._hear(connection, load(body))
                     self._tell()
         return True
+
+    def _heard_askers(self) -> list[socket.socket]:
+        """Questions wait until it is known which engine asks: that comes over the other socket, perhaps read later."""
+        return self._askers if self._told else []
 
     def _answer_asker(self, asker: socket.socket) -> bool:
         verdicts = self._verdicts

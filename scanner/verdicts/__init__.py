@@ -159,7 +159,7 @@ class _guarded:  # noqa: N801  reads as a statement
         if error is None:
             return False
         store = self._store
-        if isinstance(error, sqlite3.OperationalError) and _is_no_damage(error):
+        if isinstance(error, sqlite3.OperationalError) and store.is_no_damage(error):
             store.warn(f"the cache cannot be used just now, the scan goes on without it: {error}")
             store.close()
             return True
@@ -171,12 +171,6 @@ class _guarded:  # noqa: N801  reads as a statement
             store.close()
             return True
         return False
-
-
-def _is_no_damage(error: sqlite3.OperationalError) -> bool:
-    """A lock, a full disk, an I/O error or a read-only folder says nothing about what is written."""
-    words = ("locked", "busy", "full", "readonly", "read-only", "disk I/O", "unable to open")
-    return any(word in str(error) for word in words)
 
 
 class Session:

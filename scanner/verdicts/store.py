@@ -90,7 +90,14 @@ class Store:
                 self._connect()
             except Damaged as error:
                 self.drop(str(error))
-            except (OSError, sqlite3.OperationalError) as error:
+            except sqlite3.OperationalError as error:
+                if not self.is_no_damage(error):
+                    self.drop(str(error))
+                    continue
+                self.close()
+                self.warn(f"the cache cannot be used, the scan goes on without it: {error}")
+                return
+            except OSError as error:
                 self.close()
                 self.warn(f"the cache cannot be used, the scan goes on without it: {error}")
                 return
@@ -176,6 +183,13 @@ class Store:
                         old.unlink(missing_ok=True)
         except OSError as error:
             self.warn(f"the damaged cache cannot be removed: {error}")
+
+    def is_no_damage(self, error: sqlite3.OperationalError) -> bool:
+        """A lock, a full disk, an I/O error or a read-only folder says nothing about what is written."""
+        if "readonly" in str(error) and os.access(self._path, os.W_OK):
+            return False  # a damaged header says so, too
+        words = ("locked", "busy", "full", "readonly", "disk I/O", "unable to open")
+        return any(word in str(error) for word in words)
 
     def close(self) -> None:
         if self.connection is not None:
