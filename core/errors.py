@@ -7,6 +7,10 @@
   - Encrypted          content that needs a key we do not have; a gap
   - Unreadable         the source failed to give its bytes (I/O error, cut short); a gap
   - LimitExceeded      a bound on time, memory, depth or count was reached; a gap
+  - CloudError         a provider refused or failed; a gap for what was asked for, the others go on
+    · Throttled        wait `after` seconds, then make the same call again
+    · AccessDenied     names the missing permission; never retried
+    · Gone             what was asked for is not there any more
 """
 
 from __future__ import annotations
@@ -38,3 +42,27 @@ class Unreadable(Error):
 
 class LimitExceeded(Error):
     """A bound that protects the scanner was reached."""
+
+
+class CloudError(Error):
+    """A provider refused a call or failed."""
+
+
+class Throttled(CloudError):
+    """Too many calls; the same call may be made again in `after` seconds."""
+
+    def __init__(self, message: str, *, after: float) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class AccessDenied(CloudError):
+    """The credentials lack `permission` (in the provider's own words, like `ebs:GetSnapshotBlock`)."""
+
+    def __init__(self, message: str, *, permission: str) -> None:
+        super().__init__(message)
+        self.permission = permission
+
+
+class Gone(CloudError):
+    """A snapshot, disk or instance vanished between two calls."""
