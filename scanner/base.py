@@ -16,6 +16,7 @@ from scanner.volumes import Volume
 from scanner.wire import MAX_VOLUMES, Message, int_in, load, text_in
 
 _MAX_STRETCHES: Final = 1 << 20
+STAMP_KEY_BYTES: Final = 16
 
 
 class BaseBlock:
@@ -40,56 +41,59 @@ class BaseBlock:
 
 
 class Found:
-    """One inode in the base."""
+    """One inode in the base: row `number` of `block`. `was_read`: its content was, and is the same."""
 
-    __slots__ = ("_number", "_row", "inode", "whole_block")
+    __slots__ = ("_row", "block", "number", "was_read")
 
     def __init__(self, block: BaseBlock, number: int) -> None:
-        self.whole_block = block
-        self._number = number
+        self.block = block
+        self.number = number
+        self.was_read = False
         self._row: Row | None = None
-        self.inode = int(block.block.inodes[number])
 
     @property
     def row(self) -> Row:
         if self._row is None:
-            self._row = self.whole_block.block.row(self._number)
+            self._row = self.block.block.row(self.number)
         return self._row
 
     @property
-    def paths(self) -> tuple[bytes, ...]:
-        return self.whole_block.block.paths(self._number)
+    def paths(self) -> list[bytes]:
+        return self.block.block.paths(self.number)
 
     @property
-    def places(self) -> Sequence[tuple[int, int]]:
-        return self.whole_block.block.extents_of(self._number)
+    def extents(self) -> Sequence[tuple[int, int]]:
+        block, first = self.block.block, self.block.block.place_starts[self.number]
+        return block.places[first : first + block.extent_counts[self.number]]
+
+    @property
+    def meta(self) -> Sequence[tuple[int, int]]:
+        block, number = self.block.block, self.number
+        return block.places[block.place_starts[number] + block.extent_counts[number] : block.place_starts[number + 1]]
 
     @property
     def complete(self) -> bool:
-        return self.whole_block.block.complete(self._number)
+        return self.block.block.complete(self.number)
 
     @property
     def mode(self) -> int:
-        return self.whole_block.block.mode(self._number)
+        return self.block.block.mode(self.number)
 
     @property
     def size(self) -> int:
-        return self.whole_block.block.size(self._number)
+        return self.block.block.size(self.number)
+
+    @property
+    def sha256(self) -> bytes:
+        return self.block.block.sha256(self.number)
+
+    @property
+    def stamp(self) -> bytes:
+        return self.block.block.stamp(self.number)
 
     @property
     def results(self) -> bytes:
-        return self.whole_block.block.results(self._number)
-
-    def block_if_first(self, rows: Sequence[object], at: int) -> BaseBlock | None:
-        """Its whole block, if this is the first row of it and `rows` goes on with all the others."""
-        size = len(self.whole_block)
-        if self._number or at + size > len(rows):
-            return None
-        last = rows[at + size - 1]
-        # inodes ascend in both, so that the rows between can only be the block's own if all of them are found ones
-        if not isinstance(last, Found) or last.whole_block is not self.whole_block:
-            return None
-        return self.whole_block if all(isinstance(one, Found) for one in rows[at : at + size]) else None
+        return self.block.block.results(self.number)
 
 
 class BaseVolume:
@@ -114,8 +118,9 @@ class BaseVolume:
         self._kept = kept
         self._missing = missing
         self._at = -1
-        self.whole_blocks: list[BaseBlock] = []
-        self.whole_block_lasts: list[int] = []
+        self._blocks: list[BaseBlock] = []
+        self._block_lasts: list[int] = []
+        self._before: Found | None = None
 
     @property
     def rows(self) -> int:
@@ -132,24 +137,31 @@ class BaseVolume:
 
     def find(self, inode: int) -> Found | None:
         """Raises `Corrupt`."""
+        before = self._before
+        if before is not None:  # mostly the next row is asked for
+            inodes, number = before.block.block.inodes, before.number + 1
+            if number < len(inodes) and inodes[number] == inode:
+                self._before = Found(before.block, number)
+                return self._before
+        self._before = self._search(inode)
+        return self._before
+
+    def _search(self, inode: int) -> Found | None:
         at = bisect_left(self._lasts, inode)
         if at == len(self._lasts) or inode < self._chunks[at].first:
             return None
         if at != self._at:
-            self.whole_blocks = [BaseBlock(raw) for raw in self._reader.read(self._chunks[at])]
-            self.whole_block_lasts = [block.last for block in self.whole_blocks]
+            self._blocks = [BaseBlock(raw) for raw in self._reader.read(self._chunks[at])]
+            self._block_lasts = [block.last for block in self._blocks]
             self._at = at
-        which = bisect_left(self.whole_block_lasts, inode)
-        if which == len(self.whole_blocks):
+        which = bisect_left(self._block_lasts, inode)
+        if which == len(self._blocks):
             return None
-        block = self.whole_blocks[which]
+        block = self._blocks[which]
         number = bisect_left(block.block.inodes, inode)
         if number == len(block) or block.block.inodes[number] != inode:
             return None
         return Found(block, number)
-
-    def whole(self, found: Found) -> bool:
-        return found.complete
 
     def verdict(self, found: Found) -> Verdict | None:
         """What then was known of its content, as far as the rules are still the same."""
@@ -182,6 +194,7 @@ class Base:
         same_engine = facts.get("engine") == engine and facts.get("options") == options
         self._kept = frozenset(name for name, digest in then.items() if rules.get(name) == digest)
         self._missing = frozenset(rules) - self._kept if same_engine else None
+        self.stamp_key = _key_in(facts.get("stamp_key"))
         self._is_current = same_engine and then == dict(rules) and facts.get("scanner") == scanner
         self._volumes = [_dict_in(one) for one in _list_in(facts.get("volumes"), MAX_VOLUMES)]
         self.disk_sizes = [int_in(one) for one in _list_in(facts.get("disks"), MAX_VOLUMES)]
@@ -249,6 +262,15 @@ def same_volumes(old: Reader, new: Reader) -> list[tuple[int, int]]:
     if not pairs:
         raise ConfigError("no volume of the one is also in the other: these are two machines")
     return sorted(pairs, key=lambda pair: pair[1])
+
+
+def _key_in(value: object) -> bytes:
+    if not isinstance(value, str) or len(value) != 2 * STAMP_KEY_BYTES:
+        raise Corrupt("its facts are not of the agreed form")
+    try:
+        return bytes.fromhex(value)
+    except ValueError as error:
+        raise Corrupt("its facts are not of the agreed form") from error
 
 
 def _dict_in(value: object) -> Message:

@@ -21,6 +21,7 @@ from core.errors import ConfigError
 from core.findings import Gap, GapReason
 from core.text import printable
 from definitions import builtin_rules
+from scanner.base import STAMP_KEY_BYTES
 from scanner.disks import Disk, Identity, identity, open_disk
 from scanner.job import Job, Task
 from scanner.manifest.file import MAGIC, Writer
@@ -103,6 +104,7 @@ def scan_machine(
         ends_bytes=options.ends_bytes,
         rules=rules,
         rows=options.manifest is not None,
+        stamp_key=os.urandom(STAMP_KEY_BYTES).hex(),
         changes=options.changes,
         full=options.full,
     )
@@ -217,6 +219,7 @@ def manifest_facts(
         "time": started.isoformat(),
         "scanner": SCANNER,
         "target": [printable(str(path)) for path in paths],
+        "stamp_key": outcome.stamp_key,
         "disks": list(outcome.sizes),
         "volumes": [_volume_facts(volume) for volume in outcome.volumes.values()],
     } | (outcome.engine or {"engine": "", "options": "", "rules": {}})
@@ -325,6 +328,7 @@ def write_manifest(disk: Path, target: Path, options: ScanOptions, listener: Lis
         memory_bytes=options.max_memory_bytes,
         file_timeout_seconds=options.file_timeout_seconds,
         rows=True,
+        stamp_key=os.urandom(STAMP_KEY_BYTES).hex(),
     )
     started = datetime.now(UTC)
     with opened([disk]) as disks, ManifestFile(target, {one.identity for one in disks}) as manifest:

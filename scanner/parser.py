@@ -95,6 +95,7 @@ class Parser:
         self._board = shared.board
         self._clients = [Client(socket.socket(fileno=fd)) for fd in shared.sockets]
         self._base: Base | None = None
+        self._stamp_key = bytes.fromhex(job.stamp_key)
         self._fitting = 0
         self._disks: list[Touched] = []
         self._detectors: Sequence[Detector] = ()
@@ -123,6 +124,10 @@ class Parser:
         self._open_disks(fds)
         if self._shared.manifests:
             self._open_base(engine)
+        if self._base is not None:
+            self._stamp_key = self._base.stamp_key
+        if self._job.rows:
+            self._send({"kind": "stamps", "key": self._stamp_key.hex()})
         indexed = list(self._indexed())
         if self._base is not None and not self._fitting and indexed:
             self._refuse_base("none of its volumes is on these disks: it is of another machine")
@@ -334,6 +339,7 @@ class Parser:
                 file_timeout_seconds=self._job.file_timeout_seconds,
                 ends_bytes=self._job.ends_bytes,
                 rows=self._job.rows,
+                stamp_key=self._stamp_key,
             ),
             seen=self._shared.seen,
             clients=self._clients,

@@ -11,19 +11,19 @@ import hashlib
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from core.errors import Error
 from core.files import FileEntry
 from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume
-from scanner.base import BaseVolume, Found
+from scanner.base import BaseBlock, BaseVolume, Found
 from scanner.detectors.content import Content, read_content, read_ends
 from scanner.detectors.malware import Malware
 from scanner.filesystems import Filesystem
 from scanner.gaps import reason_of
 from scanner.lookup import CLEAN, Client, FoundMessage, Verdict, key_of
-from scanner.manifest.block import Row, encode
+from scanner.manifest.block import MAX_ROWS, STAMP_BYTES, Columns, Row
 from scanner.scan import chunks, scan_inode
 from scanner.shared import Seen
 from scanner.wire import BLOCK_HEAD, Message, dump, finding_out, gap_out, load, path_out
@@ -35,6 +35,9 @@ _PIECE_BYTES: Final = 4 << 20  # an answer of more than this is sent at once, no
 _HELD_BYTES: Final = 8 << 20  # contents that are kept between hashing and scanning, besides views of the disk
 _MAX_HOLES_BYTES: Final = 4 << 30  # of a file with longer holes only what it stores is looked at, without a hash
 _BLOCK_ROWS: Final = 1024
+_BLOCK_WEIGHT: Final = 8 << 20  # bytes of paths, results and places, about
+_MAX_PATHS_BYTES: Final = 8 << 20  # of one inode in a manifest; one with more is looked at again each time
+_AT_ONCE_BYTES: Final = 8 << 20  # contents up to this are hashed to see whether they changed, before anything else
 _MAX_EXTENTS: Final = 1 << 16  # of one file in a manifest; a file in more pieces is looked at again each time
 _EMPTY: Final = hashlib.sha256(b"").digest()
 _AGAIN: Final = frozenset(
@@ -47,12 +50,16 @@ _AGAIN: Final = frozenset(
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a `Job` matters here. `rows`: a manifest is wanted. `ends_bytes`: of larger files, scan that much of each end."""
+    """What of a `Job` matters here. `rows`: a manifest is wanted. `ends_bytes`: of larger files, scan that much of each end.
+
+    `stamp_key`: secret to whoever writes the disks, so that no two records can be made that have the same stamp.
+    """
 
     max_file_bytes: int
     file_timeout_seconds: float
     ends_bytes: int = 0
     rows: bool = False
+    stamp_key: bytes = b""
 
 
 @dataclass(slots=True)
@@ -71,26 +78,35 @@ class Work:
     incomplete: int = 0
 
 
-@dataclass(slots=True)
 class _Plan:
-    """One inode on its way through the three steps."""
+    """One inode on its way through the three steps. `carried`: all that was said of it then holds; `row` may be new."""
 
-    at: int
-    number: int
-    items: Sequence[FileEntry | Gap] = ()
-    carried: Found | None = None  # taken over as it stands in the base
-    row: Row | None = None
-    before: Found | None = None
-    content: Content | None = None
-    digest: bytes = b""
-    judged: bool = False  # its content is to be judged by the engine
-    verdict: Verdict | None = None
-    gaps: list[Gap] = field(default_factory=list)
-    ends: bool = False
+    __slots__ = ("at", "before", "carried", "content", "digest", "file", "gaps", "items", "judged", "number", "row", "verdict")
 
-    @property
-    def first(self) -> FileEntry | None:
-        return next((item for item in self.items if not isinstance(item, Gap)), None)
+    def __init__(self, at: int, number: int, items: Sequence[FileEntry | Gap], before: Found | None) -> None:
+        self.at = at
+        self.number = number
+        self.items = items
+        self.before = before
+        self.file: FileEntry | None = next((item for item in items if not isinstance(item, Gap)), None)
+        self.carried = False
+        self.row: Row | None = None
+        self.content: Content | None = None
+        self.digest = b""
+        self.judged = False  # its content is to be judged by the engine
+        self.verdict: Verdict | None = None
+        self.gaps: list[Gap] = []
+
+
+class _Kept:
+    """Rows `start` to `stop` of a block of the base, for the new manifest as they stand."""
+
+    __slots__ = ("block", "start", "stop")
+
+    def __init__(self, block: BaseBlock, start: int) -> None:
+        self.block = block
+        self.start = start
+        self.stop = start + 1
 
 
 class Pipeline:
@@ -123,129 +139,152 @@ class Pipeline:
     def work(self, start: int, stop: int, position: Position) -> Iterator[Piece]:
         before = self._bytes_read()
         count = Work()
-        plans = []
+        plans: list[tuple[int, _Plan | Found]] = []
         held = 0
         for at in range(start, stop):
             position.enter(at)
-            plan = self._plan(at, count)
-            held = self._hash(plan, held, count)
-            plans.append(plan)
+            plan = self._look(at, count)
+            if isinstance(plan, _Plan):
+                held = self._hash(plan, held, count)
+            if plan is not None:
+                plans.append((at, plan))
         position.rest()
-        self._ask(plans, position.worker, count)
+        self._ask([plan for _, plan in plans if isinstance(plan, _Plan)], position.worker, count)
         told: dict[str, list[bytes]] = {}
-        rows: list[Row | Found] = []
+        rows: list[Row | _Kept] = []
         keys: list[bytes] = []
         size = 0
-        for plan in plans:
-            position.enter(plan.at)
+        for at, plan in plans:
             files_before, size_before = count.files, count.size
-            for kind, raw in self._said(plan, count, keys):
+            if isinstance(plan, _Plan):
+                position.enter(at)
+                said = self._said(plan, count, keys)
+            else:
+                said = self._repeated(plan, count)
+            for kind, raw in said:
                 told.setdefault(kind, []).append(raw)
                 size += len(raw)
             if self._settings.rows:
-                if plan.carried is not None:
-                    rows.append(plan.carried)
-                elif plan.row is not None:
-                    rows.append(plan.row)
+                _add_row(rows, plan)
             position.done(count.files - files_before, count.size - size_before)
-            if size >= _PIECE_BYTES or plan.at + 1 == stop:
+            if size >= _PIECE_BYTES and at + 1 < stop:
                 position.rest()
-                read = self._bytes_read()
-                told["counts"] = [dump_counts(self._volume, count, read - before)]
-                yield piece(plan.at + 1, told, b"".join(keys), self._blocks(rows))
-                told, rows, keys, size, before, count = {}, [], [], 0, read, Work()
+                yield self._piece(at + 1, told, count, before, keys, rows)
+                told, rows, keys, size, before, count = {}, [], [], 0, self._bytes_read(), Work()
+        position.rest()
+        yield self._piece(stop, told, count, before, keys, rows)
+
+    def _piece(
+        self,
+        after: int,
+        told: dict[str, list[bytes]],
+        count: Work,
+        before: int,
+        keys: Sequence[bytes],
+        rows: Sequence[Row | _Kept],
+    ) -> Piece:
+        told["counts"] = [dump_counts(self._volume, count, self._bytes_read() - before)]
+        return piece(after, told, b"".join(keys), self._blocks(rows))
 
     # the first step
 
-    def _plan(self, at: int, count: Work) -> _Plan:
+    def _look(self, at: int, count: Work) -> _Plan | Found | None:
+        """What to do with an inode: None for nothing, a row of the base that holds as it stands, or a plan."""
         filesystem, base = self._filesystem, self._base
         number, paths = filesystem.names(at)
         if not paths:
-            return _Plan(at, number)
+            return None
         found = base.find(number) if base else None
-        count.matched += found is not None
-        if (
-            base
-            and found
-            and base.whole(found)
-            and found.paths == tuple(paths)
-            and not self._touched(base, number, found)
-        ):
+        if base is None or found is None:
+            plan = _Plan(at, number, filesystem.inode(at), None)
+            if self._rows:
+                self._describe(plan)
+            return plan
+        count.matched += 1
+        usable = found.complete
+        if usable and found.paths == paths and self._is_untouched(base, number, found):
+            count.hashed += found.was_read
+            count.hashed_bytes += found.was_read * found.size
             if base.is_current:
-                return _Plan(at, number, carried=found)
-            plan = _Plan(at, number, list(filesystem.files(at, at + 1)), before=found)
-            self._describe(plan, found.row)
+                return found
+            plan = _Plan(at, number, filesystem.inode(at), found)
+            if plan.file is not None:
+                plan.row = replace(found.row, results=b"")
+                plan.digest = found.row.sha256
             return plan
-        plan = _Plan(at, number, list(filesystem.files(at, at + 1)), before=found)
-        if not self._rows:
-            return plan
-        if base and found and base.whole(found) and base.is_current and self._is_same(plan, base, found):
-            return _Plan(at, number, carried=found)
-        self._describe(plan, None)
-        if base and found and base.whole(found) and plan.row is not None:
-            self._compare(plan, base, found)
+        plan = _Plan(at, number, filesystem.inode(at), found)
+        self._describe(plan)
+        if usable and plan.row is not None:
+            self._compare(plan, base, found, plan.row)
         return plan
 
-    def _is_same(self, plan: _Plan, base: BaseVolume, found: Found) -> bool:
-        """The record was read again, since its block changed: is all as it was, and the content untouched?"""
-        file = plan.first
-        if file is None or any(isinstance(item, Gap) for item in plan.items):
-            return False
-        paths = tuple(item.path for item in plan.items if not isinstance(item, Gap))
-        if file.size != found.size or file.mode != found.mode or paths != found.paths:
-            return False
-        touch = base.changes.touch
-        places = found.places
-        if any(touch(offset, length) for offset, length in places if offset != HOLE):
-            return False
-        then = found.row
-        now = (file.mtime_ns, file.uid, file.gid, file.nlink, file.deleted)
-        if now != (then.mtime_ns, then.uid, then.gid, then.nlink, then.deleted):
-            return False
-        try:
-            extents = _with_holes(file)
-            if extents != then.extents or (not extents and file.size and not stat.S_ISDIR(file.mode)):
-                return False
-            metadata = tuple((one.offset, one.length) for one in self._filesystem.metadata(file))
-            return metadata == then.meta and _digest_of(file) == then.xattrs
-        except Error:
-            return False
-
-    def _touched(self, base: BaseVolume, number: int, found: Found) -> bool:
-        """Whether a block that decides about this inode is among the changed ones."""
+    def _is_untouched(self, base: BaseVolume, number: int, found: Found) -> bool:
+        """Whether all that decides about this inode is as it was: by its blocks, else by its record's stamp and its hash."""
         touch = base.changes.touch
         try:
             record = self._filesystem.record(number)
+            if touch(record.offset, record.length) and (not found.stamp or found.stamp != self._stamp(number)):
+                return False
         except Error:
+            return False
+        for offset, length in found.meta:
+            if touch(offset, length):
+                return False
+        extents = found.extents
+        if not any(offset != HOLE and touch(offset, length) for offset, length in extents):
             return True
-        if touch(record.offset, record.length):
-            return True
-        return any(offset != HOLE and touch(offset, length) for offset, length in found.places)
+        kind = stat.S_IFMT(found.mode)
+        if kind == stat.S_IFDIR:
+            return True  # of a directory's content only the names count, and they are the same
+        found.was_read = kind == stat.S_IFREG and self._has_same_content(found, extents)
+        return found.was_read
 
-    def _describe(self, plan: _Plan, known: Row | None) -> None:
+    def _stamp(self, number: int) -> bytes:
+        """Raises `Corrupt`."""
+        raw = self._filesystem.raw_record(number)
+        return hashlib.blake2b(raw, digest_size=STAMP_BYTES, key=self._settings.stamp_key).digest()
+
+    def _has_same_content(self, found: Found, extents: Sequence[tuple[int, int]]) -> bool:
+        """Read what lies where the content was: is it what it was? False if it is too much to read at once."""
+        then = found.sha256
+        if not then or found.size > _AT_ONCE_BYTES or sum(length for _, length in extents) != found.size:
+            return False
+        read = self._filesystem.source.read
+        digest = hashlib.sha256()
+        try:
+            for offset, length in extents:
+                data = bytes(length) if offset == HOLE else read(offset, length)
+                if len(data) != length:
+                    return False
+                digest.update(data)
+        except Error:
+            return False
+        return digest.digest() == then
+
+    def _describe(self, plan: _Plan) -> None:
         """The row of this inode as it is now, without the content's hash; None in its place if it has no record."""
-        file = plan.first
+        file = plan.file
         if file is None:
-            return
-        if known is not None:
-            plan.row = Row(**{name: getattr(known, name) for name in Row.__slots__} | {"results": b""})
-            plan.digest = known.sha256
             return
         complete = True
         extents: tuple[tuple[int, int], ...] = ()
         metadata: tuple[tuple[int, int], ...] = ()
-        attributes = b""
+        attributes = stamp = b""
         try:
             extents = _with_holes(file)
             metadata = tuple((one.offset, one.length) for one in self._filesystem.metadata(file))
             attributes = _digest_of(file)
+            stamp = self._stamp(plan.number)
             if len(extents) + len(metadata) > _MAX_EXTENTS:
                 extents, metadata, complete = (), (), False
         except Error:
             complete = False  # whoever reads the file says why
+        paths = tuple(item.path for item in plan.items if not isinstance(item, Gap))
+        if len(paths) > 1 and sum(map(len, paths)) > _MAX_PATHS_BYTES:
+            paths, complete = paths[:1], False
         plan.row = Row(
             inode=plan.number,
-            paths=tuple(item.path for item in plan.items if not isinstance(item, Gap)),
+            paths=paths,
             mode=file.mode,
             uid=file.uid,
             gid=file.gid,
@@ -259,12 +298,13 @@ class Pipeline:
             meta=metadata,
             complete=complete,
             results=b"",
+            stamp=stamp,
         )
 
-    def _compare(self, plan: _Plan, base: BaseVolume, found: Found) -> None:
-        """The record was read again, since its block changed: is the content where it was, and untouched?"""
-        now, then = plan.row, found.row
-        if now is None or not now.complete or (now.mode, now.size) != (then.mode, then.size):
+    def _compare(self, plan: _Plan, base: BaseVolume, found: Found, now: Row) -> None:
+        """The record changed: is the content where it was, and untouched? Is even all that a scan looks at as it was?"""
+        then = found.row
+        if not now.complete or (now.mode, now.size) != (then.mode, then.size):
             return
         if now.extents != then.extents or (not now.extents and now.size):
             return  # inline contents and long targets of links are in the record, which changed
@@ -272,13 +312,17 @@ class Pipeline:
         if any(offset != HOLE and touch(offset, length) for offset, length in (*now.extents, *now.meta)):
             return
         now.sha256 = plan.digest = then.sha256
+        looks_same = replace(now, stamp=then.stamp, results=then.results) == then
+        if base.is_current and looks_same and not any(isinstance(item, Gap) for item in plan.items):
+            plan.carried = True
+            now.results = then.results
 
     # hashing
 
     def _hash(self, plan: _Plan, held: int, count: Work) -> int:
         """Hash the content unless the base tells its hash; returns how many bytes of contents are kept in memory."""
-        file = plan.first
-        if plan.carried is not None or file is None or not stat.S_ISREG(file.mode):
+        file = plan.file
+        if plan.carried or file is None or not stat.S_ISREG(file.mode):
             return held
         if not file.size:
             plan.digest = _EMPTY
@@ -355,9 +399,8 @@ class Pipeline:
                 if plan.verdict is not None and not plan.verdict.missing:
                     count.known += 1
                     continue
-            file = plan.first
-            if self._clients and file is not None:
-                wanted.append((plan, key_of(plan.digest, file.size)))
+            if self._clients and plan.file is not None:
+                wanted.append((plan, key_of(plan.digest, plan.file.size)))
         if wanted:
             answers = self._clients[worker].ask([key for _, key in wanted])
             for (plan, _), verdict in zip(wanted, answers, strict=True):
@@ -369,8 +412,8 @@ class Pipeline:
 
     def _said(self, plan: _Plan, count: Work, keys: list[bytes]) -> Iterator[tuple[str, bytes]]:
         """All that is to be said of one inode: kind and JSON."""
-        if plan.carried is not None:
-            yield from self._carried(plan.carried, count)
+        if plan.carried and plan.before is not None:
+            yield from self._repeated(plan.before, count)
             return
         files = [item for item in plan.items if not isinstance(item, Gap)]
         room = _MAX_INODE_BYTES
@@ -380,11 +423,13 @@ class Pipeline:
             content = self._judge(plan, files[0], count, keys)
         elif plan.gaps and self._malware is not None:
             content = None  # too large, or not to be read
-        said += [("gaps", gap_out(gap)) for gap in dict.fromkeys(plan.gaps)]
-        said += [
-            ("gaps", gap_out(result)) if isinstance(result, Gap) else ("findings", finding_out(result))
-            for result in scan_inode(plan.items, self._others)
-        ]
+        if plan.gaps:
+            said += [("gaps", gap_out(gap)) for gap in dict.fromkeys(plan.gaps)]
+        if len(files) < len(plan.items) or any(self._is_wanted(file) for file in files):
+            said += [
+                ("gaps", gap_out(result)) if isinstance(result, Gap) else ("findings", finding_out(result))
+                for result in scan_inode(plan.items, self._others)
+            ]
         if plan.row is not None:
             self._keep(plan, content, said)
             count.incomplete += not plan.row.complete
@@ -400,6 +445,12 @@ class Pipeline:
         count.files += len(files)
         if files and stat.S_ISREG(files[0].mode):
             count.size += files[0].size
+
+    def _is_wanted(self, file: FileEntry) -> bool:
+        try:
+            return any(detector.wants(file) for detector in self._others)
+        except Exception:  # noqa: BLE001  `scan_inode` says which detector failed, and on what
+            return True
 
     def _judge(self, plan: _Plan, file: FileEntry, count: Work, keys: list[bytes]) -> tuple[FoundMessage, ...] | None:
         """Findings in the content, None if not all of it was searched; gaps land in the plan."""
@@ -456,35 +507,61 @@ class Pipeline:
             else:
                 plan.row.complete = False
 
-    def _carried(self, found: Found, count: Work) -> Iterator[tuple[str, bytes]]:
-        count.files += len(found.paths)
-        count.carried += len(found.paths)
-        if stat.S_ISREG(found.mode):
-            count.size += found.size
-        if found.results:
-            yield from repeat(found.results, self._volume, found.paths)
+    def _repeated(self, found: Found, count: Work) -> Iterator[tuple[str, bytes]]:
+        """What was said of it then, once more."""
+        block, number = found.block.block, found.number
+        names = block.name_starts[number + 1] - block.name_starts[number]
+        count.files += names
+        if found.was_read:
+            count.known += 1
+        else:
+            count.carried += names
+        if stat.S_ISREG(block.mode(number)):
+            count.size += block.size(number)
+        results = block.results(number)
+        return repeat(results, self._volume, found.paths) if results else iter(())
 
-    def _blocks(self, rows: Sequence[Row | Found]) -> bytes:
+    def _blocks(self, rows: Sequence[Row | _Kept]) -> bytes:
         """Rows for the manifest. A block of the base that did not change goes on as it is, which costs nothing."""
         out: list[bytes] = []
-        fresh: list[Row] = []
-        at = 0
-        while at < len(rows):
-            one = rows[at]
-            same = one.block_if_first(rows, at) if isinstance(one, Found) else None
-            if same is None:
-                fresh.append(one.row if isinstance(one, Found) else one)
-                at += 1
-            if fresh and (same is not None or at == len(rows) or len(fresh) >= _BLOCK_ROWS):
-                out.append(self._framed(fresh[0].inode, fresh[-1].inode, len(fresh), encode(fresh)))
-                fresh = []
-            if same is not None:
-                out.append(self._framed(same.first, same.last, len(same), same.raw))
-                at += len(same)
+        columns = Columns()
+
+        def flush() -> None:
+            nonlocal columns
+            if columns:
+                inodes = columns.inodes
+                out.append(self._framed(inodes[0], inodes[-1], len(columns), columns.encode()))
+                columns = Columns()
+
+        for one in rows:
+            if isinstance(one, Row):
+                columns.add(one)
+            elif one.start == 0 and one.stop == len(one.block):
+                flush()
+                out.append(self._framed(one.block.first, one.block.last, len(one.block), one.block.raw))
+            else:
+                if len(columns) + one.stop - one.start > MAX_ROWS:
+                    flush()
+                columns.add_run(one.block.block, one.start, one.stop)
+            if len(columns) >= _BLOCK_ROWS or columns.weight >= _BLOCK_WEIGHT:
+                flush()
+        flush()
         return b"".join(out)
 
     def _framed(self, first: int, last: int, rows: int, raw: bytes) -> bytes:
         return BLOCK_HEAD.pack(self._volume, first, last, rows, len(raw)) + raw
+
+
+def _add_row(rows: list[Row | _Kept], plan: _Plan | Found) -> None:
+    if isinstance(plan, _Plan):
+        if plan.row is not None:
+            rows.append(plan.row)
+        return
+    last = rows[-1] if rows else None
+    if isinstance(last, _Kept) and last.block is plan.block and last.stop == plan.number:
+        last.stop += 1
+    else:
+        rows.append(_Kept(plan.block, plan.number))
 
 
 def repeat(results: bytes, volume: int, paths: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:

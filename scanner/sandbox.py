@@ -108,7 +108,7 @@ class Outcome:
 
     `engine` is what the parser said of its engine before it read a disk: `engine`, `options` and `rules`. `suspect`: a
     parser or worker of it crashed, so nothing that it said may be used for other machines. `base_refused`: why the base
-    was left aside.
+    was left aside. `stamp_key`: by which a manifest tells records apart.
     """
 
     volumes: dict[int, VolumeState] = field(default_factory=dict)
@@ -123,6 +123,7 @@ class Outcome:
     done: Done = field(default_factory=Done)
     suspect: bool = False
     base_refused: str = ""
+    stamp_key: str = ""
     inputs: set[Identity] = field(default_factory=set)
 
 
@@ -435,6 +436,8 @@ class _Attempt:
                     outcome.volumes[int_in(message["volume"])].incomplete += 1
                 case "base":
                     outcome.base_refused = printable(text_in(message["refused"], 1000))
+                case "stamps":
+                    outcome.stamp_key = bytes.fromhex(text_in(message["key"], 100)).hex()
                 case "ready":
                     outcome.guards = tuple(
                         Guard(text_in(one["name"]), active=bool(one["active"]), detail=text_in(one["detail"]))

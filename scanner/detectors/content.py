@@ -40,7 +40,7 @@ def read_content(file: FileEntry, max_bytes: int) -> Content | Gap:
     """The whole file, or a gap if it is longer than `max_bytes`.
 
     A longer file whose extents are known is taken without its holes of more than 1 MiB, 4 KiB of zeros in place of
-    each, if what is left fits. A stream that has `contiguous() -> memoryview | None` is not copied.
+    each, if what is left fits. A file that has `view() -> memoryview | None` lends its content, if that is whole.
     Raises what `FileEntry.open` raises.
     """
     if file.size > max_bytes:
@@ -50,10 +50,11 @@ def read_content(file: FileEntry, max_bytes: int) -> Content | Gap:
             return Gap(InFile.of(file), GapReason.FILE_TOO_LARGE, f"{file.size} bytes; the limit is {max_bytes}")
         with file.open() as stream:
             return _read_runs(stream, runs)
-    with file.open() as stream:
-        contiguous = getattr(stream, "contiguous", None)
-        view = contiguous() if callable(contiguous) else None
-        data = _whole(stream, file.size) if view is None else view[: file.size]
+    lend = getattr(file, "view", None)
+    data: Bytes | None = lend() if lend is not None else None
+    if data is None:
+        with file.open() as stream:
+            data = _whole(stream, file.size)
     return Content(data, missing=file.size - len(data))
 
 

@@ -72,13 +72,6 @@ class RunStream(io.RawIOBase):
             yield piece
             position += len(piece)
 
-    def contiguous(self) -> memoryview | None:
-        """The whole content as one view without a copy, or None if it is not in one piece."""
-        if len(self._runs) != 1 or self._runs[0].logical or self._runs[0].length != self._size:
-            return None
-        view = self._source.read(self._runs[0].offset, self._size)
-        return view if isinstance(view, memoryview) and len(view) == self._size else None
-
     def _piece(self, position: int, most: int) -> Bytes:
         """Between 1 and `most` bytes at `position`; empty at the end."""
         most = min(most, self._size - position)

@@ -18,7 +18,7 @@ from core.blocks import BlockSource
 from core.errors import Corrupt, Unreadable, Unsupported
 from scanner.manifest.block import MAX_BLOCK_BYTES, MAX_ROWS, Block
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAGIC: Final = b"KUMOMANI"
 _HEAD: Final = struct.Struct("<8sI")
 _TRAILER: Final = struct.Struct("<QQQ32s8s")  # where index, facts and trailer begin; SHA-256 of all before the digest

@@ -14,7 +14,7 @@ _REVERSED_BYTES = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 def crc32c(seed: int, data: Bytes) -> int:
     """CRC-32C of `data`, going on from `seed` (the kernel's `crc32c_le`)."""
-    return google_crc32c.extend(seed ^ MASK, bytes(data)) ^ MASK  # type: ignore[no-any-return]
+    return google_crc32c.extend(seed ^ MASK, data if type(data) is bytes else bytes(data)) ^ MASK  # type: ignore[no-any-return]
 
 
 def crc32_be(seed: int, data: Bytes) -> int:

@@ -93,6 +93,10 @@ class ExtEntry:
     def open(self) -> BinaryIO:
         return self._inodes.open(self.record)
 
+    def view(self) -> memoryview | None:
+        """The whole content without a copy, if it lies in one piece and the source lends its memory."""
+        return self._inodes.view(self.record)
+
 
 class ExtFilesystem:
     """See `scanner.filesystems.base.Filesystem`. Opening replays the journal; raises what `read_superblock` raises."""
@@ -189,9 +193,25 @@ class ExtFilesystem:
 
     def files(self, start: int, stop: int) -> Iterator[FileEntry | Gap]:
         for at in range(start, min(stop, len(self._begins))):
-            number, entries, paths = self._entries(at)
-            if paths:
-                yield from self._named(number, entries, paths)
+            yield from self.inode(at)
+
+    def inode(self, at: int) -> Sequence[FileEntry | Gap]:
+        number, entries, paths = self._entries(at)
+        if not paths:
+            return ()
+        try:
+            inode = self._inodes.read(number)
+        except (Corrupt, Unreadable) as error:
+            return [Gap(InFile(self.volume, paths[0]), reason_of(error), str(error))]
+        lost = self._names.parent(entries[0]) == LOST
+        where = InFile(self.volume, paths[0])
+        items: list[FileEntry | Gap] = [
+            Gap(where, GapReason.CORRUPT, detail) for detail in self._doubts(inode, len(paths), lost=lost)
+        ]
+        if inode.mode:
+            deleted = lost and not inode.nlink
+            items += [ExtEntry(self._inodes, inode, path, volume=self.volume, deleted=deleted) for path in paths]
+        return items
 
     def names(self, at: int) -> tuple[int, list[bytes]]:
         """(inode, paths) at a position below what `index` returned; no paths for what has no entry of its own."""
@@ -206,39 +226,35 @@ class ExtFilesystem:
             self._last = (at, (number, entries, paths))
         return self._last[1]
 
+    @property
+    def source(self) -> BlockSource:
+        return self._inodes.source
+
     def record(self, inode: int) -> Extent:
         """Raises `Corrupt` for a number that does not exist."""
         return Extent(self._inodes.place(inode), self._sb.inode_bytes)
+
+    def raw_record(self, inode: int) -> bytes:
+        """Raises `Corrupt` for a number that does not exist; short at the end of the volume."""
+        return self._inodes.raw(inode)
 
     def metadata(self, file: FileEntry) -> Sequence[Extent]:
         """The blocks of its block map and attributes. Raises what `FileEntry.extents` raises."""
         inode = file.record if isinstance(file, ExtEntry) else self._inodes.read(file.inode)
         return self._inodes.metadata(inode)
 
-    def _named(self, number: int, entries: list[int], paths: list[bytes]) -> Iterator[FileEntry | Gap]:
-        try:
-            inode = self._inodes.read(number)
-        except (Corrupt, Unreadable) as error:
-            yield Gap(InFile(self.volume, paths[0]), reason_of(error), str(error))
-            return
-        lost = self._names.parent(entries[0]) == LOST
-        deleted = lost and not inode.nlink
-        for detail in self._doubts(inode, len(paths), lost=lost):
-            yield Gap(InFile(self.volume, paths[0]), GapReason.CORRUPT, detail)
-        if inode.mode:
-            for path in paths:
-                yield ExtEntry(self._inodes, inode, path, volume=self.volume, deleted=deleted)
-
-    def _doubts(self, inode: Inode, names: int, *, lost: bool) -> Iterator[str]:
+    def _doubts(self, inode: Inode, names: int, *, lost: bool) -> Sequence[str]:
         """What shows that this record or its directories were damaged."""
+        doubts: list[str] = []
         if not inode.checksum_right:
-            yield "the inode has a wrong checksum"
+            doubts.append("the inode has a wrong checksum")
         if not inode.mode or (not inode.nlink and not lost):
-            yield f"a name refers to inode {inode.number}, which is not in use"
+            doubts.append(f"a name refers to inode {inode.number}, which is not in use")
         elif inode.kind != stat.S_IFDIR and not lost and inode.nlink != names:
-            yield f"the inode has {inode.nlink} links, but {names} names were found"
+            doubts.append(f"the inode has {inode.nlink} links, but {names} names were found")
         if inode.kind == stat.S_IFDIR and not self._names.is_directory(inode.number):
-            yield "a directory that was not read"
+            doubts.append("a directory that was not read")
+        return doubts
 
 
 def _journal_runs(source: BlockSource, sb: Superblock) -> list[BlockRun]:

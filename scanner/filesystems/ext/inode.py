@@ -15,9 +15,11 @@ EA_INODE: Final = 0x200000
 INLINE_DATA: Final = 0x10000000
 CASEFOLD: Final = 0x40000000
 
-# mode uid size atime ctime mtime dtime gid links blocks flags osd1 block[15] generation file_acl size_high
-_RECORD: Final = struct.Struct("<HHIIIIIHHII4x60sIII")
-_OSD2: Final = struct.Struct("<4xHHH")  # file_acl_high uid_high gid_high, after obso_faddr and blocks_high
+# mode uid size mtime dtime gid links flags block[15] generation file_acl size_high, then of the Linux part
+# file_acl_high uid_high gid_high checksum_low
+_RECORD: Final = struct.Struct("<HHI8xIIHH4xI4x60sIII6xHHHH2x")
+_EXTRA: Final = struct.Struct("<HH4xI")  # extra_isize checksum_high mtime_extra, where records are longer than 128 bytes
+_SEED: Final = struct.Struct("<II")
 _SIGN: Final = 1 << 31
 _EPOCH: Final = 1 << 32
 
@@ -64,20 +66,20 @@ class Inode:
             self.mode,
             uid,
             size,
-            _atime,
-            _ctime,
             mtime,
             self.deleted_at,
             gid,
             self.nlink,
-            _blocks,
             self.flags,
             self.block,
             self.generation,
             file_acl,
             size_high,
+            file_acl_high,
+            uid_high,
+            gid_high,
+            checksum,
         ) = _RECORD.unpack_from(raw)
-        file_acl_high, uid_high, gid_high = _OSD2.unpack_from(raw, 114)
         self.number = number
         self.uid = uid | uid_high << 16
         self.gid = gid | gid_high << 16
@@ -86,29 +88,28 @@ class Inode:
         large = kind == stat.S_IFREG or (kind == stat.S_IFDIR and sb.incompat & INCOMPAT_LARGEDIR)
         self.size = size | size_high << 32 if large else size
         self.body = raw[128:]
-        extra = int.from_bytes(raw[128:130], "little") if len(raw) > 128 else 0
-        self.extra_bytes = extra if extra <= len(raw) - 128 else 0
+        extra = checksum_high = more = 0
+        if len(raw) > 128:
+            extra, checksum_high, more = _EXTRA.unpack_from(raw, 128)
+            if extra > len(raw) - 128:
+                extra = 0
+        self.extra_bytes = extra
         seconds = mtime - _EPOCH if mtime & _SIGN else mtime
         nanoseconds = 0
-        if self.extra_bytes >= 12:
-            more = int.from_bytes(raw[136:140], "little")
+        if extra >= 12:
             seconds += (more & 3) << 32
             nanoseconds = more >> 2
         self.mtime_ns = seconds * 1_000_000_000 + nanoseconds
-        self.checksum_right = not sb.has_checksums or _checksum_right(
-            number, raw, self.generation, self.extra_bytes, sb
-        )
+        if sb.has_checksums:
+            head = _SEED.pack(number, self.generation) + raw[:124]
+            if extra >= 4:
+                found = crc32c(sb.checksum_seed, b"%b\0\0%b\0\0%b" % (head, raw[126:130], raw[132:]))
+                self.checksum_right = found == checksum | checksum_high << 16
+            else:
+                self.checksum_right = crc32c(sb.checksum_seed, b"%b\0\0%b" % (head, raw[126:])) & 0xFFFF == checksum
+        else:
+            self.checksum_right = True
 
     def seed(self, sb: Superblock) -> int:
         """Where the checksums of this inode's own blocks start from."""
-        return crc32c(sb.checksum_seed, struct.pack("<II", self.number, self.generation))
-
-
-def _checksum_right(number: int, raw: bytes, generation: int, extra_bytes: int, sb: Superblock) -> bool:
-    low = int.from_bytes(raw[124:126], "little")
-    seeded = struct.pack("<II", number, generation)
-    if extra_bytes >= 4:
-        high = int.from_bytes(raw[130:132], "little")
-        data = seeded + raw[:124] + b"\0\0" + raw[126:130] + b"\0\0" + raw[132:]
-        return crc32c(sb.checksum_seed, data) == low | high << 16
-    return crc32c(sb.checksum_seed, seeded + raw[:124] + b"\0\0" + raw[126:]) & 0xFFFF == low
+        return crc32c(sb.checksum_seed, _SEED.pack(self.number, self.generation))

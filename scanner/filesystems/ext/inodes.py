@@ -12,7 +12,7 @@ from core.errors import Corrupt, Encrypted, Unreadable
 from scanner.filesystems.ext import xattr
 from scanner.filesystems.ext.groups import Group, Groups
 from scanner.filesystems.ext.inode import EA_INODE, ENCRYPTED, EXTENTS, INLINE_DATA, Inode
-from scanner.filesystems.ext.mapping import block_runs
+from scanner.filesystems.ext.mapping import block_runs, only_extent
 from scanner.filesystems.ext.superblock import INCOMPAT_EA_INODE, Superblock
 from scanner.filesystems.stream import Run, RunStream
 
@@ -43,14 +43,17 @@ class Inodes:
 
     def read(self, number: int) -> Inode:
         """Raises `Corrupt` for a number that does not exist, `Unreadable` if its record is cut off."""
-        sb = self.sb
-        raw = self._table_bytes(self.place(number))
-        if len(raw) < sb.inode_bytes:
+        raw = self.raw(number)
+        if len(raw) < self.sb.inode_bytes:
             raise Unreadable(f"the volume ends before inode {number}")
-        return Inode(number, raw, sb)
+        return Inode(number, raw, self.sb)
 
-    def _table_bytes(self, at: int) -> bytes:
-        """One record out of a window of the table, since neighbours are asked for one after the other."""
+    def raw(self, number: int) -> bytes:
+        """One record out of a window of the table, since neighbours are asked for one after the other.
+
+        Raises `Corrupt` for a number that does not exist.
+        """
+        at = self.place(number)
         start, window = self._window
         inside = at - start
         if not 0 <= inside <= len(window) - self.sb.inode_bytes:
@@ -113,6 +116,16 @@ class Inodes:
         if inode.kind not in {stat.S_IFREG, stat.S_IFLNK}:
             return io.BytesIO(b"")
         return cast("BinaryIO", RunStream(self.source, self.runs(inode), inode.size))
+
+    def view(self, inode: Inode) -> memoryview | None:
+        """The content of a regular file, if it is one stored extent and the source lends its memory; else None."""
+        if inode.kind != stat.S_IFREG or inode.flags & (ENCRYPTED | EXTENTS | INLINE_DATA) != EXTENTS:
+            return None
+        offset = only_extent(self.sb, inode)
+        if offset is None:
+            return None
+        view = self.source.read(offset, inode.size)
+        return view if isinstance(view, memoryview) and len(view) == inode.size else None
 
     def attributes(self, inode: Inode) -> Mapping[bytes, bytes]:
         def value(number: int) -> bytes:

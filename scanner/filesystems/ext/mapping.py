@@ -20,6 +20,7 @@ MAX_RUNS: Final = 2_000_000
 _MAGIC: Final = 0xF30A
 _HEADER: Final = struct.Struct("<HHHH4x")
 _LEAF: Final = struct.Struct("<IHHI")
+_ONLY: Final = struct.Struct("<HHHH4xIHHI")  # a header and its first leaf
 _INDEX: Final = struct.Struct("<IIH2x")
 _UNWRITTEN: Final = 0x8000
 
@@ -55,6 +56,20 @@ def block_runs(source: BlockSource, sb: Superblock, inode: Inode) -> list[BlockR
             raise LimitExceeded(f"more than {MAX_RUNS} extents")
         runs.append(BlockRun(logical, physical, count))
     return runs
+
+
+def only_extent(sb: Superblock, inode: Inode) -> int | None:
+    """Where on the volume the content is, in bytes, if it is one written extent in the record itself, as it mostly is.
+
+    None says nothing more than that: `block_runs` then tells what there is, and what is wrong with it.
+    """
+    magic, entries, most, depth, logical, length, high, low = _ONLY.unpack_from(inode.block)
+    if magic != _MAGIC or entries != 1 or depth or not 0 < most <= 4 or logical or not 0 < length <= _UNWRITTEN:
+        return None
+    physical = low | high << 32
+    if not 0 < physical <= sb.blocks - length or length * sb.block_bytes < inode.size:
+        return None
+    return int(physical * sb.block_bytes)
 
 
 def read_block(source: BlockSource, sb: Superblock, number: int) -> bytes:

@@ -51,17 +51,12 @@ class SparseFile(MemoryFile):
         return cast(BinaryIO, HoleyStream(self.size, dict(self.pieces)))
 
 
-class Mapped(io.BytesIO):
-    """A stream that lends its buffer."""
-
-    def contiguous(self) -> memoryview | None:
-        return None if self.getvalue().startswith(b"?") else memoryview(self.getvalue())
-
-
 @dataclass(frozen=True)
 class MappedFile(MemoryFile):
-    def open(self) -> BinaryIO:
-        return Mapped(self.content)
+    """A file that lends its bytes."""
+
+    def view(self) -> memoryview | None:
+        return None if self.content.startswith(b"?") else memoryview(self.content)
 
 
 def content_of(file: MemoryFile, max_bytes: int) -> Content:

@@ -124,25 +124,6 @@ def test_a_disk_that_ends_early(layout: tuple[bytes, list[Run], int], end: int) 
         b"".join(RunStream(MemorySource(disk[:end]), runs, size).chunks())
 
 
-@pytest.mark.parametrize(
-    ("runs", "size", "whole"),
-    [
-        pytest.param([Run(0, 2, 5)], 5, True, id="one-run"),
-        pytest.param([Run(0, 2, 5)], 6, False, id="hole-behind"),
-        pytest.param([Run(1, 2, 5)], 6, False, id="hole-in-front"),
-        pytest.param([Run(0, 2, 2), Run(2, 4, 3)], 5, False, id="two-runs"),
-        pytest.param([], 0, False, id="empty"),
-        pytest.param([], 5, False, id="hole"),
-        pytest.param([Run(0, 8, 5)], 5, False, id="disk-ends"),
-    ],
-)
-def test_contiguous(runs: list[Run], size: int, whole: bool) -> None:
-    view = RunStream(Lending(b"0123456789"), runs, size).contiguous()
-    assert (view is not None) == whole
-    assert view is None or bytes(view) == b"23456"
-    assert RunStream(MemorySource(b"0123456789"), runs, size).contiguous() is None
-
-
 def test_a_hole_takes_no_memory() -> None:
     huge = RunStream(MemorySource(b"x"), [], 1 << 60)
     assert huge.seek(0, os.SEEK_END) == 1 << 60

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import Corrupt
-from scanner.manifest.block import HOLE, MAX_ROWS, Block, Row, encode
+from scanner.manifest.block import HOLE, MAX_ROWS, Block, Columns, Row, encode
 
 MOST = (1 << 64) - 1
 numbers = st.one_of(st.integers(0, 5000), st.integers(0, MOST))
@@ -37,6 +38,7 @@ def blocks(draw: st.DrawFn) -> list[Row]:
             draw(places),
             draw(st.booleans()),
             draw(st.binary(max_size=20)),
+            draw(st.sampled_from([b"", b"\xef" * 8])),
         )
         for inode in sorted(inodes)
     ]
@@ -49,10 +51,33 @@ def test_what_was_written_is_read(rows: list[Row]) -> None:
     assert [block.row(at) for at in range(len(block))] == rows
     for at, row in enumerate(rows):
         assert block.inodes[at] == row.inode
-        assert block.paths(at) == row.paths
-        assert tuple(block.extents_of(at)) == row.extents + row.meta
+        assert tuple(block.paths(at)) == row.paths
         assert (block.mode(at), block.size(at), block.complete(at)) == (row.mode, row.size, row.complete)
-        assert (block.sha256(at), block.results(at)) == (row.sha256, row.results)
+        assert (block.sha256(at), block.stamp(at), block.results(at)) == (row.sha256, row.stamp, row.results)
+
+
+@settings(max_examples=300, deadline=None)
+@given(blocks(), st.lists(st.integers(0, 8), min_size=2, max_size=9))
+def test_runs_of_another_block_are_what_their_rows_are(rows: list[Row], cuts: list[int]) -> None:
+    """Runs and single rows in turn, some left out between, give the same bytes as all the rows one by one."""
+    decoded = Block(encode(rows))
+    borders = [min(cut, len(rows)) for cut in sorted(cuts)]
+    chosen: list[Row] = []
+    columns, expected = Columns(), Columns()
+    for number, (start, stop) in enumerate(pairwise(borders)):
+        if number % 3 == 0:
+            columns.add_run(decoded, start, stop)
+        elif number % 3 == 1:
+            for row in rows[start:stop]:
+                columns.add(row)
+        else:
+            continue
+        chosen += rows[start:stop]
+    for row in chosen:
+        expected.add(row)
+    assert len(columns) == len(chosen)
+    if chosen:
+        assert columns.encode() == expected.encode()
 
 
 def some_rows(count: int) -> list[Row]:
