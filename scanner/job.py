@@ -21,7 +21,7 @@ class Job:
     """One machine, one task. Built by the parent from its own options, so the parser may trust it.
 
     `rules` are (file name, source text) of the user's YARA files. `rows`: say what a manifest needs; `stamp_key` (hex) is for one
-    without a base. `changes` are, for each
+    without a base. `warm`: there are verdicts of earlier scans, so that there may be little to search. `changes` are, for each
     disk, the (offset, length) that changed since the base; None: compare with the base's disks. `full`: if the base does
     not fit, look at everything instead of refusing. `ends_bytes`: of files too large to be scanned, scan that much of each end. `skip` are volumes that are done or that an earlier
     parser did not survive. `path` (and `volume`, if given) say what `cat` writes.
@@ -38,6 +38,7 @@ class Job:
     rules: tuple[tuple[str, str], ...] = ()
     rows: bool = False
     stamp_key: str = ""
+    warm: bool = False
     changes: tuple[tuple[tuple[int, int], ...], ...] | None = None
     full: bool = False
     skip: frozenset[int] = frozenset()

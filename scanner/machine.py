@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -121,6 +121,7 @@ def scan_machine(
         inputs |= {identity(fd) for fd in manifests}
         verdicts = stack.enter_context(_Verdicts(options, scan_id, machine, started, warn)) if options.cache else None
         target = stack.enter_context(ManifestFile(options.manifest, inputs)) if options.manifest else None
+        job = replace(job, warm=verdicts is not None and verdicts.is_warm)
         support = Support(
             scanner=SCANNER,
             manifests=manifests,
@@ -186,6 +187,7 @@ class _Verdicts:
         self._cache = VerdictCache.open(options.cache, most_bytes=options.cache_bytes, warn=warn)
         self._provenance = Provenance(scan_id, machine, started)
         self._session: Session | None = None
+        self.is_warm = not self._cache.is_empty()
 
     def __enter__(self) -> Self:
         return self

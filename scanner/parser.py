@@ -56,7 +56,7 @@ _PROGRESS_SECONDS: Final = 0.2
 _GRACE_SECONDS: Final = 5.0  # a detector may end by its own deadline first, which tells more
 _MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its names: it must fit into a frame
 _PIECE_BYTES: Final = 4 << 20
-_BATCH: Final = {Task.SCAN: 64, Task.LIST: 256, Task.INVENTORY: 512}
+_BATCH: Final = {Task.SCAN: 128, Task.LIST: 256, Task.INVENTORY: 512}
 _BATCH_ROWS: Final = 512  # when there is a manifest to write: its columns compress the better, the longer they are
 
 
@@ -110,8 +110,8 @@ class Parser:
             return
         engine: dict[str, Any] = {}
         if self._job.task is Task.SCAN:
-            # a scan with a base has little to search: the filter would take longer to make than it saves
-            rules = compile_rules(self._shared.builtin, self._job.rules, prefilter=not self._shared.manifests)
+            little = self._job.warm or bool(self._shared.manifests)
+            rules = compile_rules(self._shared.builtin, self._job.rules, little=little)
             engine = {"engine": rules.VERSION, "rules": rules.digests, "options": options_digest(self._job)}
             self._send({"kind": "rules", "count": rules.rule_count, "names_matter": rules.names_matter, **engine})
             self._detectors = make_detectors(
@@ -340,6 +340,7 @@ class Parser:
                 ends_bytes=self._job.ends_bytes,
                 rows=self._job.rows,
                 stamp_key=self._stamp_key,
+                warm=self._job.warm,
             ),
             seen=self._shared.seen,
             clients=self._clients,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from core.errors import Error
 from core.files import FileEntry
 from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume
 from scanner.base import BaseBlock, BaseVolume, Found
-from scanner.detectors.content import Content, read_content, read_ends
+from scanner.detectors.content import Content, read_content, read_ends, view_of
 from scanner.detectors.malware import Malware
 from scanner.filesystems import Filesystem
 from scanner.gaps import reason_of
@@ -52,13 +52,14 @@ _AGAIN: Final = frozenset(
 class Settings:
     """What of a `Job` matters here. `rows`: a manifest is wanted. `ends_bytes`: of larger files, scan that much of each end.
 
-    `stamp_key`: secret to whoever writes the disks, so that no two records can be made that have the same stamp.
+    `warm`: most contents are known by their hash. `stamp_key`: secret to whoever writes the disks, so that no two records can be made that have the same stamp.
     """
 
     max_file_bytes: int
     file_timeout_seconds: float
     ends_bytes: int = 0
     rows: bool = False
+    warm: bool = False
     stamp_key: bytes = b""
 
 
@@ -81,7 +82,20 @@ class Work:
 class _Plan:
     """One inode on its way through the three steps. `carried`: all that was said of it then holds; `row` may be new."""
 
-    __slots__ = ("at", "before", "carried", "content", "digest", "file", "gaps", "items", "judged", "number", "row", "verdict")
+    __slots__ = (
+        "at",
+        "before",
+        "carried",
+        "content",
+        "digest",
+        "file",
+        "gaps",
+        "items",
+        "judged",
+        "number",
+        "row",
+        "verdict",
+    )
 
     def __init__(self, at: int, number: int, items: Sequence[FileEntry | Gap], before: Found | None) -> None:
         self.at = at
@@ -156,11 +170,12 @@ class Pipeline:
         size = 0
         for at, plan in plans:
             files_before, size_before = count.files, count.size
-            if isinstance(plan, _Plan):
+            said: Iterable[tuple[str, bytes]] = ()
+            if not isinstance(plan, _Plan):
+                said = self._repeated(plan, count)
+            elif not self._is_quiet(plan, count):
                 position.enter(at)
                 said = self._said(plan, count, keys)
-            else:
-                said = self._repeated(plan, count)
             for kind, raw in said:
                 told.setdefault(kind, []).append(raw)
                 size += len(raw)
@@ -342,7 +357,11 @@ class Pipeline:
         return held
 
     def _read(self, plan: _Plan, file: FileEntry, held: int, count: Work) -> int:
-        content = read_content(file, self._settings.max_file_bytes)
+        lent = view_of(file) if file.size <= self._settings.max_file_bytes else None
+        if lent is None and self._settings.warm and file.size <= self._settings.max_file_bytes:
+            self._hash_long(plan, file, count)  # what turns out to be unknown is read again
+            return held
+        content = Content(lent) if lent is not None else read_content(file, self._settings.max_file_bytes)
         if isinstance(content, Gap):
             plan.gaps.append(content)
             self._hash_long(plan, file, count)
@@ -357,7 +376,7 @@ class Pipeline:
             plan.digest = hashlib.sha256(content.data).digest()
             count.hashed += 1
             count.hashed_bytes += file.size
-            if not isinstance(content.data, memoryview):  # a view of the disk costs nothing to keep
+            if lent is None:  # a view of the disk costs nothing to keep
                 held += len(content.data)
             if held <= _HELD_BYTES:
                 plan.content = content
@@ -446,11 +465,28 @@ class Pipeline:
         if files and stat.S_ISREG(files[0].mode):
             count.size += files[0].size
 
+    def _is_quiet(self, plan: _Plan, count: Work) -> bool:
+        """Whether there is nothing to say of an inode, as of most: then it is counted, and that is all."""
+        file = plan.file
+        if file is None or plan.gaps or plan.carried or len(plan.items) != 1:
+            return False
+        if (plan.judged and plan.verdict is not CLEAN) or self._is_wanted(file):
+            return False
+        count.files += 1
+        if stat.S_ISREG(file.mode):
+            count.size += file.size
+        if plan.row is not None:
+            count.incomplete += not plan.row.complete
+        return True
+
     def _is_wanted(self, file: FileEntry) -> bool:
         try:
-            return any(detector.wants(file) for detector in self._others)
+            for detector in self._others:
+                if detector.wants(file):
+                    return True
         except Exception:  # noqa: BLE001  `scan_inode` says which detector failed, and on what
             return True
+        return False
 
     def _judge(self, plan: _Plan, file: FileEntry, count: Work, keys: list[bytes]) -> tuple[FoundMessage, ...] | None:
         """Findings in the content, None if not all of it was searched; gaps land in the plan."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import BinaryIO
@@ -40,7 +40,7 @@ def read_content(file: FileEntry, max_bytes: int) -> Content | Gap:
     """The whole file, or a gap if it is longer than `max_bytes`.
 
     A longer file whose extents are known is taken without its holes of more than 1 MiB, 4 KiB of zeros in place of
-    each, if what is left fits. A file that has `view() -> memoryview | None` lends its content, if that is whole.
+    each, if what is left fits. What `view_of` gives is not copied.
     Raises what `FileEntry.open` raises.
     """
     if file.size > max_bytes:
@@ -50,12 +50,17 @@ def read_content(file: FileEntry, max_bytes: int) -> Content | Gap:
             return Gap(InFile.of(file), GapReason.FILE_TOO_LARGE, f"{file.size} bytes; the limit is {max_bytes}")
         with file.open() as stream:
             return _read_runs(stream, runs)
-    lend = getattr(file, "view", None)
-    data: Bytes | None = lend() if lend is not None else None
+    data: Bytes | None = view_of(file)
     if data is None:
         with file.open() as stream:
             data = _whole(stream, file.size)
     return Content(data, missing=file.size - len(data))
+
+
+def view_of(file: FileEntry) -> memoryview | None:
+    """The whole content without a copy, from a file that has `view`; None if it has none, or cannot lend it just now."""
+    lend: Callable[[], memoryview | None] | None = getattr(file, "view", None)
+    return None if lend is None else lend()
 
 
 def read_ends(file: FileEntry, ends_bytes: int) -> Content:

@@ -23,6 +23,9 @@ from scanner.engine.text import part_of
 EXTERNALS: Final = ("filename", "filepath", "extension", "filetype", "owner")
 _SUBSETS: Final = 4  # of namespaces that are kept compiled
 _PARTS: Final = 256  # rules that are kept compiled by themselves, about 45 KB each
+_PLAIN_SECONDS: Final = (
+    0.5  # of searching without a filter; to make one takes a tenth of a second, or some with many rules
+)
 _MANY: Final = 6  # rules in question: then one pass with all of them costs less than a pass for each
 
 
@@ -31,10 +34,11 @@ class Engine:
 
     VERSION: Final = f"yara {yara.YARA_VERSION}, filter 1"
 
-    def __init__(self, sources: Mapping[str, str], *, names_matter: bool = False, prefilter: bool = True) -> None:
+    def __init__(self, sources: Mapping[str, str], *, names_matter: bool = False, little: bool = False) -> None:
         """`sources`: namespace to YARA source that compiles. `names_matter`: some rule asks for `EXTERNALS`.
 
-        Without `prefilter` every content is searched for every rule, as plain yara-python does it.
+        `little`: there may be little to search, so the filter is made only when searching without it has taken a while:
+        until then every content is searched for every rule, as plain yara-python does it.
         """
         self._sources = dict(sources)
         self.names_matter = names_matter
@@ -42,19 +46,24 @@ class Engine:
         self._all = self._compiled(frozenset(self._sources))
         self._rules = list(self._all)  # to the end: a `yara.Rules` is its own iterator
         self._subset = lru_cache(_SUBSETS)(self._compiled)
-        self._filter = _filter_of(self._sources) if prefilter else None
-        always = self._filter.always if self._filter else {}
-        self._always = frozenset(always)
-        self._always_rules = (
-            yara.compile(sources=dict(always), externals=dict.fromkeys(EXTERNALS, ""), includes=False)
-            if always
-            else None
-        )
-        self._order = self._filter.order if self._filter else {}
         self._part = lru_cache(_PARTS)(self._one_rule)
+        self._filter: Prefilter | None = None
+        self._always_rules: yara.Rules | None = None
+        self._plain_seconds_left = _PLAIN_SECONDS if little else 0.0
+        if not little:
+            self._make_filter()
+
+    def _make_filter(self) -> None:
+        self._plain_seconds_left = 0.0
+        self._filter = _filter_of(self._sources)
+        if self._filter is not None and self._filter.always:
+            self._always_rules = yara.compile(
+                sources=dict(self._filter.always), externals=dict.fromkeys(EXTERNALS, ""), includes=False
+            )
 
     @property
     def prefilter(self) -> bool:
+        """Whether there is a filter by now."""
         return self._filter is not None
 
     @property
@@ -81,13 +90,14 @@ class Engine:
         Raises `yara.TimeoutError`, `yara.Error`.
         """
         wanted = self._sources.keys() if only is None else self._sources.keys() & only
-        ends = time.monotonic() + timeout_seconds
+        begins = time.monotonic()
+        ends = begins + timeout_seconds
         names = self._candidates(data, wanted)
         if names is None:
             passes = [self._all if len(wanted) == len(self._sources) else self._subset(frozenset(wanted))]
         else:
             passes = [self._part(namespace, name) for namespace, name in names]
-            if self._always_rules is not None and not self._always.isdisjoint(wanted):
+            if self._filter and self._always_rules is not None and not self._filter.always.keys().isdisjoint(wanted):
                 passes.append(self._always_rules)
         found: list[yara.Match] = []
         for rules in passes:
@@ -105,11 +115,16 @@ class Engine:
             # a rule that was run with others it needs may have brought them along
             once = {(match.namespace, match.rule): match for match in found}
             found = sorted(once.values(), key=self._place)
+        if self._plain_seconds_left > 0:
+            self._plain_seconds_left -= time.monotonic() - begins
+            if self._plain_seconds_left <= 0:
+                self._make_filter()
         return found
 
     def _place(self, match: yara.Match) -> int:
         """Of a source that is not understood no order of rules is known; its matches come in theirs from one pass."""
-        return self._order.get((match.namespace, match.rule), self._order.get((match.namespace, ""), 0))
+        order = self._filter.order if self._filter else {}
+        return order.get((match.namespace, match.rule), order.get((match.namespace, ""), 0))
 
     def _one_rule(self, namespace: str, name: str) -> yara.Rules:
         source = part_of(self._sources[namespace], frozenset((name,)))

@@ -122,7 +122,9 @@ class Columns:
         for column, theirs in zip(self._plain, block.plain, strict=True):
             column.extend(theirs[start:stop])
         first, last = block.name_starts[start], block.name_starts[stop]
-        if first < last:  # the first shares with what stands here before it, the others with each other as they did there
+        if (
+            first < last
+        ):  # the first shares with what stands here before it, the others with each other as they did there
             self._add_path(block.all_paths[first])
             self._prefixes.extend(block.prefixes[first + 1 : last])
             self._suffixes.extend(block.suffixes[first + 1 : last])

@@ -128,6 +128,12 @@ class VerdictCache:
             return self._store.trim(most_bytes) if self._store.connection else 0
         return 0
 
+    def is_empty(self) -> bool:
+        with _guarded(self._store):
+            connection = self._store.connection
+            return connection is None or connection.execute("SELECT 1 FROM verdict LIMIT 1").fetchone() is None
+        return True
+
     def stats(self) -> Stats:
         connection = self._store.connection
         if connection is not None:

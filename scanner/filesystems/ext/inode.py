@@ -18,7 +18,9 @@ CASEFOLD: Final = 0x40000000
 # mode uid size mtime dtime gid links flags block[15] generation file_acl size_high, then of the Linux part
 # file_acl_high uid_high gid_high checksum_low
 _RECORD: Final = struct.Struct("<HHI8xIIHH4xI4x60sIII6xHHHH2x")
-_EXTRA: Final = struct.Struct("<HH4xI")  # extra_isize checksum_high mtime_extra, where records are longer than 128 bytes
+_EXTRA: Final = struct.Struct(
+    "<HH4xI"
+)  # extra_isize checksum_high mtime_extra, where records are longer than 128 bytes
 _SEED: Final = struct.Struct("<II")
 _SIGN: Final = 1 << 31
 _EPOCH: Final = 1 << 32

@@ -305,3 +305,18 @@ def test_any_regex_is_read_or_refused(body: str) -> None:
     except NotUnderstood:
         return
     assert choices is None or all(choice.data for choice in choices)
+
+
+def test_little_to_search_is_searched_without_a_filter_until_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scanner.engine._PLAIN_SECONDS", 0.05)
+    sources = dict(builtin_rules())
+    engine, rules = Engine(sources, little=True), plain(sources)
+    web_shell = b"<?php eval(base64_decode($_POST['x'])); system($_GET['c']); ?>"
+    contents = [web_shell, b"nothing at all", *(b"padding %d " % number * 40_000 + web_shell for number in range(60))]
+    states = []
+    for content in contents:
+        states.append(engine.prefilter)
+        assert said(engine.match(content)) == by_yara(rules, content)
+    assert states[0] is False
+    assert states[-1] is True
+    assert by_yara(rules, web_shell)

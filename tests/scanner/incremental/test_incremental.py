@@ -18,7 +18,9 @@ from core.findings import GapReason
 from demo.disk import build
 from scanner.machine import ScanOptions, scan_machine
 from scanner.manifest.file import FORMAT_VERSION
-from tests.scanner.incremental.compare import differences, facts_of, full, incremental, rows_of
+from tests.need import need_root, need_tool
+from tests.scanner.filesystems.machine import Mounts, make_ext, run
+from tests.scanner.incremental.compare import changed_extents, differences, facts_of, full, incremental, rows_of
 from tests.scanner.sandboxed import MIB, Started, file, folder, write_ext4
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,6 +87,74 @@ def test_the_changes_found_by_comparing_with_the_old_disk(disk: Path, tmp_path: 
     expected = full(disk, tmp_path / "right", OPTIONS)
     assert not differences(expected, found, tmp_path / "right", tmp_path / "next")
     assert found.coverage.mode == "incremental"
+
+
+def test_a_record_that_changed_in_nothing_that_counts_is_taken_over_with_a_new_stamp(
+    disk: Path, tmp_path: Path
+) -> None:
+    """As every file's that was read on the running machine: its time of access is another, and its checksum with it."""
+    need_tool("debugfs")
+    old = Path(shutil.copy(disk, tmp_path / "old.img"))
+    full(disk, tmp_path / "base", OPTIONS)
+    run("debugfs", "-w", "-R", "sif /f7 atime 20260101000000", disk)
+    changes = changed_extents(old, disk, 4096)
+    assert changes
+    found = incremental(disk, tmp_path / "base", tmp_path / "next", changes, OPTIONS)
+    expected = full(disk, tmp_path / "right", OPTIONS)
+    assert not differences(expected, found, tmp_path / "right", tmp_path / "next")
+    assert found.coverage.files_carried == expected.stats.files
+    assert found.coverage.files_hashed == 0
+
+
+def test_a_content_in_a_changed_block_is_hashed_and_not_searched_if_it_is_the_same(disk: Path, tmp_path: Path) -> None:
+    expected = full(disk, tmp_path / "base", OPTIONS)
+    at = place_of(disk, b"content 7\n")
+    found = incremental(disk, tmp_path / "base", tmp_path / "next", ((at, 1),), OPTIONS)
+    assert not differences(expected, found, tmp_path / "base", tmp_path / "next")
+    done = found.coverage
+    assert (done.files_hashed, done.bytes_hashed, done.files_scanned, done.verdicts_known) == (1, 30_000, 0, 1)
+    assert done.files_carried == expected.stats.files - 1
+
+
+def test_a_file_overwritten_with_its_record_set_back_byte_by_byte_is_found(disk: Path, tmp_path: Path) -> None:
+    """Record and times as they were, all blocks of 512 KiB changed: only the content tells."""
+    rule = tmp_path / "mark.yar"
+    rule.write_text('rule mark { strings: $a = "a mark that was set" condition: $a }')
+    options = replace(OPTIONS, rules=(rule,))
+    full(disk, tmp_path / "base", options)
+    poke(disk, place_of(disk, b"content 7\n") + 20_000, b"a mark that was set")
+    poke(disk, place_of(disk, b"content 9\n"), b"a mark that was set")
+    found = incremental(disk, tmp_path / "base", tmp_path / "next", ((0, 16 * MIB),), options)
+    expected = full(disk, tmp_path / "right", options)
+    assert not differences(expected, found, tmp_path / "right", tmp_path / "next")
+    assert [one.where.path for one in found.findings if "mark" in one.subject] == [b"/f7", b"/f9"]
+    assert found.coverage.files_scanned == 2
+
+
+def test_contents_that_lie_in_pieces_are_searched_if_they_are_unknown(tmp_path: Path) -> None:
+    """With verdicts of earlier scans such contents are hashed first, and read again only to be searched."""
+    need_tool("mke2fs")
+    need_root()
+    parts = [b"%08d" % number * 512 for number in range(40)]
+    whole = b"".join(parts[::2])
+    disk = make_ext(tmp_path / "disk.img", 16 * MIB, ["-t", "ext4"])
+    with Mounts(tmp_path) as mounts:
+        root = mounts.mount(disk)
+        streams = [(root / "even").open("wb", buffering=0), (root / "odd").open("wb", buffering=0)]
+        for number, part in enumerate(parts):
+            streams[number % 2].write(part)
+            os.fsync(streams[number % 2].fileno())  # so that the two lie in turns
+        streams[1].write(EICAR)
+        for stream in streams:
+            stream.close()
+    other = write_ext4(tmp_path / "other.img", [file(b"/a", b"b"), file(b"/same", whole)])
+    rule = tmp_path / "pieces.yar"
+    rule.write_text('rule pieces { strings: $a = "00000039" condition: #a == 512 and filesize > 80000 }')
+    options = replace(OPTIONS, cache=tmp_path / "cache", rules=(rule,))
+    scan_machine([other], options)
+    found = scan_machine([disk], options)
+    assert [(one.where.path, one.subject) for one in found.findings] == [(b"/odd", "pieces.yar:pieces")]
+    assert (found.coverage.verdicts_known, found.coverage.files_scanned) == (1, 1)
 
 
 # what does not fit
