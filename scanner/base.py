@@ -210,12 +210,12 @@ class Base:
             if changes.end > size:
                 raise Corrupt(f"the changed extents end at byte {changes.end} of disk {number}, which has {size}")
 
-    def untouched(self, volume: Volume) -> Message | None:
-        """The facts of a volume that can be taken over without reading any of it."""
+    def untouched(self, volume: Volume, filesystem: Filesystem) -> Message | None:
+        """The facts of a volume that can be taken over without reading any of its files."""
         facts = self._place(volume)
         if facts is None or not self._is_current or self._changes[volume.disk].touch(volume.start, volume.length):
             return None
-        if facts.get("finished") is not True or facts.get("incomplete") != 0 or facts.get("filesystem") is None:
+        if facts.get("finished") is not True or facts.get("incomplete") != 0 or not _is_of(facts, filesystem):
             return None
         return facts
 
@@ -224,8 +224,7 @@ class Base:
         facts = self._place(volume)
         if facts is None or facts.get("finished") is not True:
             return None
-        now = (filesystem.kind, filesystem.uuid, filesystem.layout)
-        if (facts.get("filesystem"), facts.get("uuid"), facts.get("layout")) != now:
+        if not _is_of(facts, filesystem):
             return None
         replayed = [(int_in(pair[0]), int_in(pair[1])) for pair in _list_in(facts.get("replayed"), _MAX_STRETCHES)]
         changes = self._changes[volume.disk].within(volume.start, volume.length)
@@ -242,6 +241,11 @@ class Base:
             if (facts.get("disk"), facts.get("start"), facts.get("length")) == where:
                 return facts
         return None
+
+
+def _is_of(facts: Message, filesystem: Filesystem) -> bool:
+    now = (filesystem.kind, filesystem.uuid, filesystem.layout)
+    return (facts.get("filesystem"), facts.get("uuid"), facts.get("layout")) == now
 
 
 def same_volumes(old: Reader, new: Reader) -> list[tuple[int, int]]:

@@ -34,7 +34,7 @@ from scanner.wire import gap_out
 
 # What decides about results besides the engine: the readers and the checks. Counted up whenever one of them changes, so
 # that no manifest of an older version is taken at its word.
-SCANNER: Final = f"{version('kumomori')}/1"
+SCANNER: Final = f"{version('kumomori')}/2"
 MAX_RULE_BYTES = 64 << 20
 _RULE_SUFFIXES = {".yar", ".yara"}
 
@@ -116,6 +116,7 @@ def scan_machine(
     with ExitStack() as stack:
         disks = stack.enter_context(opened(paths))
         old_disks = stack.enter_context(opened(options.base_disks))
+        _check_old(disks, old_disks)
         inputs = {disk.identity for disk in (*disks, *old_disks)}
         manifests = [stack.enter_context(_opened_manifest(options.base))] if options.base else []
         inputs |= {identity(fd) for fd in manifests}
@@ -157,6 +158,16 @@ def scan_machine(
         rules=RuleSet(digest, outcome.rules),
         inputs=frozenset(inputs | outcome.inputs | rule_files(options.rules)),
     )
+
+
+def _check_old(disks: Sequence[Disk], old_disks: Sequence[Disk]) -> None:
+    """A disk compared with itself would not differ, and nothing of it would be looked at. Raises `ConfigError`."""
+    now = {disk.identity for disk in disks}
+    for disk in old_disks:
+        if disk.identity in now:
+            raise ConfigError(
+                f"{printable(str(disk.path))}: is the disk that is scanned; --base-image takes the disk as the base saw it"
+            )
 
 
 def coverage_of(outcome: Outcome, *, incremental: bool) -> Coverage:

@@ -112,7 +112,11 @@ class Parser:
         if self._job.task is Task.SCAN:
             little = self._job.warm or bool(self._shared.manifests)
             rules = compile_rules(self._shared.builtin, self._job.rules, little=little)
-            engine = {"engine": rules.VERSION, "rules": rules.digests, "options": options_digest(self._job)}
+            engine = {
+                "engine": rules.VERSION,
+                "rules": rules.digests,
+                "options": options_digest(self._job, names_matter=rules.names_matter),
+            }
             self._send({"kind": "rules", "count": rules.rule_count, "names_matter": rules.names_matter, **engine})
             self._detectors = make_detectors(
                 DetectorOptions(
@@ -129,7 +133,7 @@ class Parser:
         if self._job.rows:
             self._send({"kind": "stamps", "key": self._stamp_key.hex()})
         indexed = list(self._indexed())
-        if self._base is not None and not self._fitting and indexed:
+        if self._base is not None and not self._fitting and indexed and not self._job.skip:
             self._refuse_base("none of its volumes is on these disks: it is of another machine")
         if self._job.task is Task.CAT:
             self._cat(indexed)
@@ -223,11 +227,7 @@ class Parser:
                 self._gap(gap)
         for volume in volumes:
             if volume.index not in self._job.skip and self._job.volume in {None, volume.index}:
-                facts = self._base.untouched(volume) if self._base else None
-                if facts is not None:
-                    self._take_over(volume, facts)
-                else:
-                    yield from self._index(volume)
+                yield from self._index(volume)
 
     def _take_over(self, volume: Volume, facts: Message) -> None:
         """A volume of which no byte changed: all that was said of it is said again."""
@@ -270,10 +270,13 @@ class Parser:
         signal.setitimer(signal.ITIMER_REAL, self._job.index_timeout_seconds)
         filesystem: Filesystem | None = None
         inodes = 0
+        untouched: Message | None = None
         where = InVolume(volume.index)
         try:
             filesystem = self._open_filesystem(volume)
-            inodes = filesystem.index() if filesystem else 0
+            # that no byte changed says nothing if the base is of another machine: the filesystem tells
+            untouched = self._base.untouched(volume, filesystem) if self._base and filesystem else None
+            inodes = filesystem.index() if filesystem and not untouched else 0
         except Error as error:
             self._gap(Gap(where, reason_of(error), str(error)))
         except MemoryError:
@@ -282,6 +285,9 @@ class Parser:
         except Exception as error:  # noqa: BLE001  hostile bytes may raise anything: this is the border
             self._gap(Gap(where, GapReason.CRASHED, f"the reader failed: {error!r}"[:500]))
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if untouched:
+            self._take_over(volume, untouched)
+            return
         base: BaseVolume | None = None
         if filesystem and self._base:
             try:
@@ -486,9 +492,10 @@ def _said_of(volume: Volume, facts: Message) -> Message:
     } | {name: facts[name] for name in known}
 
 
-def options_digest(job: Job) -> str:
-    """What besides the content and the rules decides about a verdict."""
-    return hashlib.sha256(f"max_file_bytes={job.max_file_bytes} ends_bytes={job.ends_bytes}".encode()).hexdigest()
+def options_digest(job: Job, *, names_matter: bool) -> str:
+    """What besides the content and the rules decides about a verdict; by rules that ask for names nothing is judged by content."""
+    text = f"max_file_bytes={job.max_file_bytes} ends_bytes={job.ends_bytes} names_matter={names_matter}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def main() -> int:

@@ -323,6 +323,11 @@ class Pipeline:
             return
         if now.extents != then.extents or (not now.extents and now.size):
             return  # inline contents and long targets of links are in the record, which changed
+        try:
+            if plan.file is not None:
+                plan.file.open().close()
+        except Error:
+            return  # it has become one that cannot be read
         touch = base.changes.touch
         if any(offset != HOLE and touch(offset, length) for offset, length in (*now.extents, *now.meta)):
             return
@@ -408,12 +413,14 @@ class Pipeline:
         for plan in plans:
             if not plan.judged or not plan.digest or (plan.content is not None and plan.content.sparse):
                 continue
+            # of larger ones only a part was searched: that is no verdict, and the gap has to be said again
+            fits = plan.file is not None and plan.file.size <= self._settings.max_file_bytes
             if plan.digest in self._seen:
                 plan.verdict = CLEAN
                 count.known += 1
                 continue
             before = plan.before
-            if before is not None and self._base and before.row.sha256 == plan.digest:
+            if fits and before and self._base and before.complete and before.row.sha256 == plan.digest:
                 plan.verdict = self._base.verdict(before)
                 if plan.verdict is not None and not plan.verdict.missing:
                     count.known += 1
@@ -452,6 +459,8 @@ class Pipeline:
         if plan.row is not None:
             self._keep(plan, content, said)
             count.incomplete += not plan.row.complete
+        elif self._settings.rows and said:
+            count.incomplete += 1  # no row tells of it: a later scan has to look again
         for kind, value in (*_named(content or (), self._volume, [file.path for file in files]), *said):
             raw = dump(value)
             room -= len(raw)
@@ -534,7 +543,7 @@ class Pipeline:
         plan.row.complete = (
             plan.row.complete
             and (content is not None or bool(plan.gaps))
-            and not any(gap.reason in _AGAIN for gap in plan.gaps)
+            and not any(kind == "gaps" and GapReason(value["reason"]) in _AGAIN for kind, value in said)
         )
         if content or said:
             raw = dump({"content": content, "said": said})
@@ -605,6 +614,9 @@ def repeat(results: bytes, volume: int, paths: Sequence[bytes]) -> Iterator[tupl
     kept = load(results)
     for kind, value in (*_named(kept["content"] or (), volume, paths), *kept["said"]):
         if kind in {"gaps", "findings"}:
+            where = value["where"]
+            if where[0] in {"file", "volume"}:
+                where[1] = volume  # it may have had another number then
             yield kind, dump(value)
 
 

@@ -53,7 +53,6 @@ _WISHES_PER_DISK: Final = 20  # backing files that a parser may ask for; chains 
 _LOOK_SECONDS: Final = 0.5  # how often a silent parser is looked after
 _SEND_SECONDS: Final = 30.0  # a parser that does not read what it asked for is broken
 _MAX_RESTARTS: Final = 16
-_MAX_VOLUME_GAPS: Final = 1000
 _FIGURES: Final = (
     *("carried", "hashed", "hashed_bytes", "scanned", "scanned_bytes", "known", "matched", "incomplete"),
 )
@@ -279,7 +278,7 @@ class _Attempt:
         self._wishes = 0
         self._rows: list[Message] = []
         self._progress: Progress | None = None
-        self._volume_gaps: dict[int, list[Gap]] = {}
+        self._volume_gaps = GapLog()
         self.wrote = False
 
     def run(self, deadline: float) -> tuple[Location, GapReason, str] | None:
@@ -428,9 +427,7 @@ class _Attempt:
                     gap = gap_in(message["gap"])
                     outcome.gaps.add(gap)
                     if isinstance(gap.where, InVolume):
-                        of_volume = self._volume_gaps.setdefault(gap.where.volume, [])
-                        if len(of_volume) < _MAX_VOLUME_GAPS:
-                            of_volume.append(gap)
+                        self._volume_gaps.add(gap)
                 case "death":
                     outcome.suspect = outcome.suspect or bool(message["crashed"])
                     outcome.volumes[int_in(message["volume"])].incomplete += 1
@@ -466,7 +463,7 @@ class _Attempt:
                 case "finished":
                     volume = outcome.volumes[int_in(message["volume"])]
                     volume.finished = True
-                    volume.gaps = self._volume_gaps.get(volume.index, [])
+                    volume.gaps = [gap for gap in self._volume_gaps if gap.where == InVolume(volume.index)]
                     self._at = Machine()
                 case "open":
                     self._open(connection, int_in(message["disk"]), text_in(message["name"]), old=bool(message["old"]))

@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
+import yara
+
 from core.blocks import BlockSource
 from core.files import FileEntry
 from core.findings import Detector, Finding, Gap
 from scanner import parser, workers
 from scanner.detectors import DetectorOptions, make_detectors
+from scanner.engine import Engine
 from scanner.filesystems import FILESYSTEMS, Filesystem
 from scanner.wire import BLOCK_HEAD, dump, frame
 
@@ -156,7 +159,22 @@ def _many_gaps(number: int) -> bytes:
     return dump({"gaps": [GAP | {"where": ["file", 0, f"/{number}/{one}"]} for one in range(1000)]})
 
 
+def _volume_gaps() -> None:
+    """More gaps of one kind than are listed one by one, then one of another kind."""
+    connection = _connection()
+    gaps = [GAP | {"where": ["volume", 0], "reason": "corrupt", "detail": str(number)} for number in range(1500)]
+    for gap in [*gaps, GAP | {"where": ["volume", 0], "reason": "encrypted"}]:
+        connection.sendall(frame(b"J", dump({"kind": "gap", "gap": gap})))
+    connection.detach()
+
+
+def _time_out() -> None:
+    raise yara.TimeoutError
+
+
 ACTS: dict[str, Callable[[], object]] = {
+    "volume-gaps": _volume_gaps,
+    "timeout": _time_out,
     "segfault": lambda: ctypes.string_at(0),
     "abort": os.abort,
     "exit": lambda: os._exit(7),
@@ -225,7 +243,7 @@ class _EvilReader:
 
 
 def main(where: str, act: str) -> None:
-    """`where`: `start`, `index` (of volume 0), `file` (`TARGET` on volume 0, in a worker) or `coordinate`."""
+    """`where`: `start`, `index` (of volume 0), `file` (`TARGET` on volume 0, in a worker), `judge` or `coordinate`."""
     does = ACTS[act]
     patches: list[mock._patch[object]] = [mock.patch.object(parser, "_GRACE_SECONDS", GRACE_SECONDS)]
     if where == "start":
@@ -238,6 +256,8 @@ def main(where: str, act: str) -> None:
             return (*make_detectors(options), _EvilDetector(does))
 
         patches.append(mock.patch.object(parser, "make_detectors", detectors))
+    elif where == "judge":
+        patches.append(mock.patch.object(Engine, "match", lambda *_args, **_named: does()))
     elif where == "coordinate":
         real = workers.Pool.run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +113,7 @@ class ExtFilesystem:
             self._check_after_replay(source)
         self._inodes = Inodes(source, self._sb)
         self._names = Names()
+        self._layout = ""
         self._begins: Sequence[int] = array("I")
         self._last: tuple[int, tuple[int, list[int], list[bytes]]] = (-1, (0, [], []))
 
@@ -129,8 +131,16 @@ class ExtFilesystem:
 
     @property
     def layout(self) -> str:
-        # numbers that grow with the filesystem move nothing
-        return ",".join(f"{name}={getattr(self._sb, name)}" for name in _GEOMETRY if name not in {"blocks", "inodes"})
+        if not self._layout:
+            # numbers that grow with the filesystem move nothing, but a descriptor can lead to a table that was there before
+            named = [f"{name}={getattr(self._sb, name)}" for name in _GEOMETRY if name not in {"blocks", "inodes"}]
+            features = self._sb.incompat & ~INCOMPAT_RECOVER, self._sb.has_checksums
+            try:
+                tables = hashlib.sha256(b"".join(self._inodes.groups.tables())).hexdigest()
+            except Error:
+                tables = "unreadable"
+            self._layout = ",".join([*named, f"features={features[0]:#x}/{features[1]:d}", f"tables={tables}"])
+        return self._layout
 
     def _gap(self, reason: GapReason, detail: str) -> None:
         self.gaps.add(Gap(InVolume(self.volume), reason, detail))
@@ -185,6 +195,7 @@ class ExtFilesystem:
 
     def index(self) -> int:
         """Raises only `LimitExceeded`; all else that is wrong lands in `gaps`."""
+        _ = self.layout  # while the time is watched over
         tree = Tree(self._inodes, self.volume, self.gaps)
         tree.build()
         self._names = tree.names

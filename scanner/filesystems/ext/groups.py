@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.blocks import BlockSource
@@ -52,6 +53,14 @@ class Groups:
         if sb.counts_unused_inodes:
             used = 0 if flags & INODE_UNINIT else max(0, used - unused)
         return Group(number, table, bitmap, used, self._checksum(number, raw) == struct.unpack_from("<H", raw, 30)[0])
+
+    def tables(self) -> Iterator[bytes]:
+        """Where the inode table of each group is, as the descriptors have it."""
+        size = self._sb.descriptor_bytes
+        for number in range(self._sb.groups):
+            which, inside = divmod(number, self._per_block)
+            raw = self._block(which)[inside * size : (inside + 1) * size]
+            yield raw[8:12] + raw[0x28:0x2C]
 
     def _block(self, which: int) -> bytes:
         block = self._cache.get(which)
