@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,8 +20,9 @@ from typer import Argument, Exit, Option
 from cli.options import FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
 from cli.pipes import reader_may_leave
 from cli.progress import progress_on_stderr
+from core.findings import Gap
 from core.text import printable
-from scanner.machine import ScanOptions, diff_manifests, is_manifest, write_manifest
+from scanner.machine import ScanOptions, diff_manifests, is_manifest, opened_manifest, write_manifest
 from scanner.sandbox import Silent
 from scanner.wire import Message
 
@@ -51,6 +53,7 @@ def diff(
 
     Content is compared by SHA-256, so that a file with its old time and size set back shows. Of a disk every file is read;
     a manifest (`kumomori scan image --manifest`) is compared as it is.
+    Volumes that only one of them has come with all their files. What a scan could not look at, then or now, is a gap.
     Exits 0: nothing differs; 1: something does; 3: nothing differs in what could be read, but not all could; 2: it could not
     start.
     """
@@ -63,25 +66,31 @@ def diff(
         file_timeout_seconds=file_timeout_seconds,
     )
     with reader_may_leave():
-        with tempfile.TemporaryDirectory(prefix="kumomori-diff-") as folder:
-            manifests = []
+        with ExitStack() as stack:
+            manifests: list[int] = []
             for name, path in (("old", old), ("new", new)):
-                manifests.append(path)
-                if not is_manifest(path):
-                    manifests[-1] = Path(folder) / name
-                    with progress_on_stderr(f"Reading {printable(path.name)}") as listener:
-                        gaps += [
-                            f"{name}: {gap.where}: {gap.reason.value}: {gap.detail}"
-                            for gap in write_manifest(path, manifests[-1], options, listener)
-                        ]
+                if is_manifest(path):
+                    manifests.append(stack.enter_context(opened_manifest(path)))
+                    continue
+                stream = stack.enter_context(
+                    tempfile.TemporaryFile()
+                )  # without a name: nothing is left if we are killed
+                with progress_on_stderr(f"Reading {printable(path.name)}") as listener:
+                    gaps += [_said(gap, f"{name}: ") for gap in write_manifest(path, stream, options, listener)]
+                manifests.append(os.open(f"/proc/self/fd/{stream.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
+                stack.callback(os.close, manifests[-1])
             before, after = manifests
             outcome = diff_manifests(
                 before, after, printer, max_memory_bytes=max_memory_bytes, timeout_seconds=timeout_seconds
             )
-        gaps += [f"{gap.where}: {gap.reason.value}: {gap.detail}" for gap in outcome.gaps]
+        gaps = list(dict.fromkeys([*gaps, *(_said(gap) for gap in outcome.gaps)]))
         printer.end(gaps)
         sys.stdout.flush()
     raise Exit(1 if printer.count else 3 if gaps else 0)
+
+
+def _said(gap: Gap, which: str = "") -> str:
+    return f"{gap.where}: {gap.reason.value}: {which}{gap.detail}"
 
 
 class _Table(Silent):

@@ -124,7 +124,9 @@ def scan_image(
     check_target(output, _inputs(given))
     if manifest is not None:
         check_target(manifest, _inputs(given))
-        if manifest.exists() and output.exists() and manifest.samefile(output):
+        if os.path.realpath(manifest) == os.path.realpath(output) or (
+            manifest.exists() and output.exists() and manifest.samefile(output)
+        ):
             raise ConfigError("--manifest and --output name the same file; give two")
     options = ScanOptions(
         ends_bytes=scan_ends_bytes,

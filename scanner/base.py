@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from core.errors import ConfigError, Corrupt
+from core.findings import Gap, GapReason, InVolume
 from scanner.changes import Changes
 from scanner.filesystems import Filesystem
 from scanner.lookup import Verdict
 from scanner.manifest.block import Block, Row
 from scanner.manifest.file import Chunk, Reader
 from scanner.volumes import Volume
-from scanner.wire import MAX_VOLUMES, Message, int_in, load, text_in
+from scanner.wire import MAX_VOLUMES, Message, gap_in, int_in, load, text_in
 
 _MAX_STRETCHES: Final = 1 << 20
 STAMP_KEY_BYTES: Final = 16
@@ -251,7 +253,7 @@ def _is_of(facts: Message, filesystem: Filesystem) -> bool:
 def same_volumes(old: Reader, new: Reader) -> list[tuple[int, int]]:
     """(number in `old`, number in `new`) of volumes that are the same: by the filesystem's UUID, else by their place.
 
-    Raises `ConfigError` if there is no such pair.
+    -1 stands for a volume that only one of them has. Raises `ConfigError` if they have none in common.
     """
     before = [_dict_in(one) for one in _list_in(old.facts.get("volumes"), MAX_VOLUMES)]
     after = [_dict_in(one) for one in _list_in(new.facts.get("volumes"), MAX_VOLUMES)]
@@ -265,6 +267,9 @@ def same_volumes(old: Reader, new: Reader) -> list[tuple[int, int]]:
                 facts["uuid"] = facts["disk"] = None
     if not pairs:
         raise ConfigError("no volume of the one is also in the other: these are two machines")
+    paired = {number for _, number in pairs}
+    pairs += [(-1, int_in(facts.get("index"))) for facts in after if facts.get("index") not in paired]
+    pairs += [(int_in(facts.get("index")), -1) for facts in before]
     return sorted(pairs, key=lambda pair: pair[1])
 
 
@@ -275,6 +280,18 @@ def _key_in(value: object) -> bytes:
         return bytes.fromhex(value)
     except ValueError as error:
         raise Corrupt("its facts are not of the agreed form") from error
+
+
+def gaps_of(reader: Reader) -> Iterator[Gap]:
+    """What the scan that wrote a manifest could not look at, but for single files: those have no hash in it."""
+    for value in _list_in(reader.facts.get("gaps", []), _MAX_STRETCHES):
+        yield gap_in(value)
+    for facts in (_dict_in(one) for one in _list_in(reader.facts.get("volumes"), MAX_VOLUMES)):
+        where = InVolume(int_in(facts.get("index"), MAX_VOLUMES))
+        if facts.get("filesystem") is not None and facts.get("finished") is not True:
+            yield Gap(where, GapReason.UNREADABLE, "the scan did not come to the end of this volume")
+        for value in _list_in(facts.get("gaps"), _MAX_STRETCHES):
+            yield replace(gap_in(value), where=where)
 
 
 def _dict_in(value: object) -> Message:

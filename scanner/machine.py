@@ -6,7 +6,6 @@ import hashlib
 import os
 import resource
 import stat
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from core.errors import ConfigError
-from core.findings import Gap, GapReason
+from core.findings import Gap, GapReason, InFile, InVolume
 from core.text import printable
 from definitions import builtin_rules
 from scanner.base import STAMP_KEY_BYTES
@@ -26,7 +25,7 @@ from scanner.disks import Disk, Identity, identity, open_disk
 from scanner.job import Job, Task
 from scanner.manifest.file import MAGIC, Writer
 from scanner.report import Coverage, GuardReport, Report, RuleSet, Stats, VolumeReport
-from scanner.reports.files import check_target
+from scanner.reports.files import STDOUT, NewFile, check_target
 from scanner.sandbox import Listener, Outcome, Support, Verdicts, VolumeState, run
 from scanner.shared import BLOCK_BYTES
 from scanner.verdicts import Generation, Provenance, Session, VerdictCache
@@ -118,7 +117,7 @@ def scan_machine(
         old_disks = stack.enter_context(opened(options.base_disks))
         _check_old(disks, old_disks)
         inputs = {disk.identity for disk in (*disks, *old_disks)}
-        manifests = [stack.enter_context(_opened_manifest(options.base))] if options.base else []
+        manifests = [stack.enter_context(opened_manifest(options.base))] if options.base else []
         inputs |= {identity(fd) for fd in manifests}
         verdicts = stack.enter_context(_Verdicts(options, scan_id, machine, started, warn)) if options.cache else None
         target = stack.enter_context(ManifestFile(options.manifest, inputs)) if options.manifest else None
@@ -128,7 +127,7 @@ def scan_machine(
             manifests=manifests,
             old_disks=old_disks,
             verdicts=verdicts.begin if verdicts else None,
-            rows=target.writer if target else None,
+            rows=target,
         )
         outcome = run(disks, job, timeout_seconds=options.timeout_seconds, listener=listener, support=support)
         if verdicts:
@@ -235,6 +234,7 @@ def manifest_facts(
         "stamp_key": outcome.stamp_key,
         "disks": list(outcome.sizes),
         "volumes": [_volume_facts(volume) for volume in outcome.volumes.values()],
+        "gaps": [gap_out(gap) for gap in outcome.gaps if not isinstance(gap.where, (InFile, InVolume))],
     } | (outcome.engine or {"engine": "", "options": "", "rules": {}})
 
 
@@ -260,27 +260,44 @@ def _volume_facts(volume: VolumeState) -> dict[str, object]:
 
 
 class ManifestFile:
-    """A manifest being written beside its final name, which it takes only when it is whole.
+    """A manifest being written, which takes its name only when it is whole; killed, it leaves what was there before.
 
     Raises `ConfigError` if it cannot be written, or is one of the files that are read.
     """
 
     def __init__(self, path: Path, inputs: set[Identity]) -> None:
         self._path = path
+        if str(path) in STDOUT or (path.exists() and not path.is_file()):
+            raise ConfigError(f"{printable(str(path))}: is no place for a manifest; give a file")
         check_target(path, inputs)
-        self._stream = _temporary_beside(path)
-        self.writer = Writer(self._stream)
+        try:
+            self._file = NewFile(
+                Path(os.path.realpath(path)), 0o600
+            )  # it tells what is on the disk: for its owner alone
+        except (OSError, ValueError) as error:
+            raise _cannot_write(path, error) from error
+        self._stream = os.fdopen(self._file.fd, "wb", closefd=False)
         self.identities: set[Identity] = set()
+        try:
+            self._writer = Writer(self._stream)
+        except OSError as error:
+            self.__exit__()
+            raise _cannot_write(path, error) from error
 
     def __enter__(self) -> Self:
         return self
 
+    def add(self, volume: int, first: int, last: int, rows: int, block: bytes) -> None:
+        try:
+            self._writer.add(volume, first, last, rows, block)
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
     def finish(self, facts: dict[str, object]) -> None:
         try:
-            self.writer.finish(facts)
+            self._writer.finish(facts)
             self._stream.flush()
-            os.fsync(self._stream.fileno())
-            Path(self._stream.name).replace(self._path)
+            self._file.commit()
             self.identities = {identity(self._path)}
         except OSError as error:
             raise _cannot_write(self._path, error) from error
@@ -290,17 +307,7 @@ class ManifestFile:
             self._stream.close()
         except OSError:
             pass  # what is left in its buffer is not wanted any more
-        if not self.identities:
-            Path(self._stream.name).unlink(missing_ok=True)
-
-
-def _temporary_beside(path: Path) -> BinaryIO:
-    try:
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=".kumomori-", suffix=".tmp")  # for its owner alone
-        os.close(fd)
-        return Path(name).open("wb")
-    except (OSError, ValueError) as error:
-        raise _cannot_write(path, error) from error
+        self._file.__exit__()
 
 
 def _cannot_write(path: Path, error: OSError | ValueError) -> ConfigError:
@@ -309,7 +316,7 @@ def _cannot_write(path: Path, error: OSError | ValueError) -> ConfigError:
 
 
 @contextmanager
-def _opened_manifest(path: Path) -> Iterator[int]:
+def opened_manifest(path: Path) -> Iterator[int]:
     """A descriptor. Raises `ConfigError`."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -333,7 +340,7 @@ def is_manifest(path: Path) -> bool:
         return False
 
 
-def write_manifest(disk: Path, target: Path, options: ScanOptions, listener: Listener) -> list[Gap]:
+def write_manifest(disk: Path, stream: BinaryIO, options: ScanOptions, listener: Listener) -> list[Gap]:
     """Read and hash every file of a disk into a manifest, without searching for anything. Raises `ConfigError`."""
     job = Job(
         task=Task.INVENTORY,
@@ -344,21 +351,25 @@ def write_manifest(disk: Path, target: Path, options: ScanOptions, listener: Lis
         stamp_key=os.urandom(STAMP_KEY_BYTES).hex(),
     )
     started = datetime.now(UTC)
-    with opened([disk]) as disks, ManifestFile(target, {one.identity for one in disks}) as manifest:
-        support = Support(scanner=SCANNER, rows=manifest.writer)
-        outcome = run(disks, job, timeout_seconds=options.timeout_seconds, listener=listener, support=support)
-        manifest.finish(manifest_facts(outcome, str(uuid.uuid4()), str(disk), started, [disk]))
+    try:
+        with opened([disk]) as disks:
+            writer = Writer(stream)
+            support = Support(scanner=SCANNER, rows=writer)
+            outcome = run(disks, job, timeout_seconds=options.timeout_seconds, listener=listener, support=support)
+            writer.finish(manifest_facts(outcome, str(uuid.uuid4()), str(disk), started, [disk]))
+            stream.flush()
+    except OSError as error:
+        raise ConfigError(
+            f"{printable(str(disk))}: what is on it cannot be kept ({error.strerror}); make room in the temporary folder"
+        ) from error
     return list(outcome.gaps)
 
 
-def diff_manifests(
-    old: Path, new: Path, listener: Listener, *, max_memory_bytes: int, timeout_seconds: float
-) -> Outcome:
-    """What differs between two manifests, told to `listener.change`. Raises `ConfigError`."""
+def diff_manifests(old: int, new: int, listener: Listener, *, max_memory_bytes: int, timeout_seconds: float) -> Outcome:
+    """What differs between two manifests (descriptors), told to `listener.change`. Raises `ConfigError`."""
     job = Job(task=Task.DIFF, jobs=1, memory_bytes=max_memory_bytes)
-    with _opened_manifest(old) as before, _opened_manifest(new) as after:
-        support = Support(scanner=SCANNER, manifests=[before, after])
-        return run([], job, timeout_seconds=timeout_seconds, listener=listener, support=support)
+    support = Support(scanner=SCANNER, manifests=[old, new])
+    return run([], job, timeout_seconds=timeout_seconds, listener=listener, support=support)
 
 
 def volume_reports(outcome: Outcome) -> Iterator[VolumeReport]:

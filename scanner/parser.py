@@ -16,7 +16,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from core.findings import Detector, Gap, GapReason, InFile, InVolume, Machine, O
 from core.text import escape, printable
 from definitions import builtin_rules
 from scanner import guards
-from scanner.base import Base, BaseVolume, same_volumes
+from scanner.base import Base, BaseVolume, gaps_of, same_volumes
 from scanner.changes import Changes, differences
 from scanner.detectors import DetectorOptions, make_detectors
 from scanner.detectors.malware import compile_rules
@@ -405,6 +405,9 @@ class Parser:
         """What differs between two manifests."""
         old, new = (Reader(FileSource(fd)) for fd in self._shared.manifests)
         self._send({"kind": "working", "volume": 0})
+        for name, reader in (("old", old), ("new", new)):
+            for gap in gaps_of(reader):
+                self._gap(replace(gap, detail=f"{name}: {gap.detail}"))
         changes: list[bytes] = []
         size = 0
         for change in diff(old, new, same_volumes(old, new)):

@@ -39,6 +39,7 @@ _BLOCK_WEIGHT: Final = 8 << 20  # bytes of paths, results and places, about
 _MAX_PATHS_BYTES: Final = 8 << 20  # of one inode in a manifest; one with more is looked at again each time
 _AT_ONCE_BYTES: Final = 8 << 20  # contents up to this are hashed to see whether they changed, before anything else
 _MAX_EXTENTS: Final = 1 << 16  # of one file in a manifest; a file in more pieces is looked at again each time
+_MAX_TARGET_BYTES: Final = 1 << 16
 _EMPTY: Final = hashlib.sha256(b"").digest()
 _AGAIN: Final = frozenset(
     {
@@ -342,7 +343,11 @@ class Pipeline:
     def _hash(self, plan: _Plan, held: int, count: Work) -> int:
         """Hash the content unless the base tells its hash; returns how many bytes of contents are kept in memory."""
         file = plan.file
-        if plan.carried or file is None or not stat.S_ISREG(file.mode):
+        if plan.carried or file is None:
+            return held
+        if stat.S_ISLNK(file.mode) and plan.row is not None and not plan.digest:
+            plan.row.sha256 = plan.digest = _target_of(file)
+        if not stat.S_ISREG(file.mode):
             return held
         if not file.size:
             plan.digest = _EMPTY
@@ -650,6 +655,14 @@ def _with_holes(file: FileEntry) -> tuple[tuple[int, int], ...]:
     if places and at < file.size:
         places.append((HOLE, file.size - at))
     return tuple(places)
+
+
+def _target_of(file: FileEntry) -> bytes:
+    """Hash of where a symbolic link leads, empty if that cannot be read."""
+    try:
+        return hashlib.sha256(file.open().read(_MAX_TARGET_BYTES)).digest()
+    except Error:
+        return b""
 
 
 def _digest_of(file: FileEntry) -> bytes:

@@ -39,7 +39,7 @@ Places = tuple[tuple[int, int], ...]
 class Row:
     """One inode with all its names.
 
-    `sha256` is 32 bytes, or empty if it was not hashed; `xattrs` a digest of 16 bytes, empty if there are none. `extents`
+    `sha256` (of a symbolic link: of its target) is 32 bytes, or empty if it was not hashed; `xattrs` a digest of 16 bytes, empty if there are none. `extents`
     are the (offset, length) of the content on the volume in the order of the file, parts that are not stored with the offset
     `HOLE`; `meta` the blocks that hold its block map and attributes. Not `complete`: a later scan has to look again.
     `results` is what the scan said of it, opaque here. `stamp` is 8 bytes that tell its record from any other, or empty.
@@ -241,6 +241,8 @@ class Block:
         names, extents, meta, results = self.plain[7:]
         if max(self._nanoseconds) >= 1_000_000_000:
             raise Corrupt("a time has too many nanoseconds")
+        if max(self._mode) > 0xFFFF:
+            raise Corrupt("an unknown mode")
         if max(self._flags) > _FLAGS:
             raise Corrupt("unknown flags")
         self.name_starts = _starts(names, _MAX_NAMES)
@@ -270,9 +272,10 @@ class Block:
 
     @property
     def hashed(self) -> bool:
-        """Whether every regular file in it has its hash."""
+        """Whether every file and symbolic link in it has its hash."""
         return all(
-            flags & _HASHED or not stat.S_ISREG(mode) for flags, mode in zip(self._flags, self._mode, strict=True)
+            flags & _HASHED or stat.S_IFMT(mode) not in {stat.S_IFREG, stat.S_IFLNK}
+            for flags, mode in zip(self._flags, self._mode, strict=True)
         )
 
     def paths(self, at: int) -> list[bytes]:

@@ -70,7 +70,7 @@ class Change:
 def diff(
     old: Reader, new: Reader, pairs: Sequence[tuple[int, int]], *, most_bytes: int = 512 << 20
 ) -> Iterator[Change]:
-    """Sorted by volume and path. `pairs` are the numbers (old, new) of volumes that are the same.
+    """Sorted by volume and path. `pairs` are the numbers (old, new) of volumes that are the same; -1: there is none.
 
     Inodes that are equal cost little; only what differs is kept in memory. Raises `LimitExceeded` if that is more than
     about `most_bytes`, `Corrupt` for a damaged manifest.
@@ -148,7 +148,7 @@ def _alike(one: Row, other: Row) -> bool:
         (row.paths, row.mode, row.uid, row.gid, row.size, row.mtime_ns, row.nlink, row.deleted, row.sha256, row.xattrs)
         for row in (one, other)
     )
-    return ours == theirs and (bool(one.sha256) or not stat.S_ISREG(one.mode))
+    return ours == theirs and (bool(one.sha256) or stat.S_IFMT(one.mode) not in {stat.S_IFREG, stat.S_IFLNK})
 
 
 def _sides(row: Row | None) -> Iterator[Side]:
@@ -191,7 +191,8 @@ def _joined(gone: dict[bytes, Side], come: dict[bytes, Side], before: int, after
 def differences_of(old: Side, new: Side) -> tuple[str, ...]:
     """Of `WHATS`, in their order. The inode does not count: editors and package managers replace files."""
     unknown = old.sha256 is None or new.sha256 is None
-    regular = stat.S_ISREG(old.mode) and stat.S_ISREG(new.mode)
+    kind = stat.S_IFMT(old.mode)  # of a symbolic link the target is its content
+    regular = kind == stat.S_IFMT(new.mode) and kind in {stat.S_IFREG, stat.S_IFLNK}
     found = (
         ("content", regular and not unknown and old.sha256 != new.sha256),
         ("content?", regular and unknown),
@@ -207,7 +208,8 @@ def differences_of(old: Side, new: Side) -> tuple[str, ...]:
     return tuple(name for name, differs in found if differs)
 
 
-_NUMBERS: Final = ("inode", "mode", "uid", "gid", "size", "nlink")
+_NUMBERS: Final = ("inode", "uid", "gid", "size", "nlink")
+_MAX_MODE: Final = 0xFFFF
 
 
 def _side_out(side: Side | None) -> Message | None:
@@ -257,6 +259,7 @@ def _side_in(value: Any) -> Message | None:
         "path": text_in(value.get("path")),
         "type": text_in(value.get("type"), 20),
         **{name: int_in(value.get(name)) for name in _NUMBERS},
+        "mode": int_in(value.get("mode"), _MAX_MODE),
         "mtime_ns": mtime_ns,
         "deleted": deleted,
         "sha256": None if digest is None else text_in(digest, 64),

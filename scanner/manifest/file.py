@@ -29,6 +29,7 @@ _MAX_CHUNK_BYTES: Final = MAX_BLOCK_BYTES + _CHUNK_BYTES + (1 << 16)
 _MAX_JSON_BYTES: Final = 256 << 20
 _PIECE: Final = 1 << 20
 _LEVEL: Final = 6
+MAX_CHUNKS: Final = 1 << 20  # 4 billion inodes
 
 
 class Chunk(NamedTuple):
@@ -44,7 +45,7 @@ class Chunk(NamedTuple):
 
 
 class Writer:
-    """Writes a manifest to `stream` as blocks come. What `stream` raises goes on."""
+    """Writes a manifest to `stream` as blocks come. What `stream` raises goes on; `ValueError` for too many chunks."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -77,6 +78,8 @@ class Writer:
     def _flush(self) -> None:
         if not self._blocks:
             return
+        if len(self._chunks) >= MAX_CHUNKS:
+            raise ValueError("more chunks than a manifest can have")
         frame = self._compressor.compress(b"".join(self._blocks))
         self._chunks.append(Chunk(self._volume, self._first, self._last, self._rows, self._at, len(frame), self._bytes))
         self._write(frame)
@@ -165,10 +168,12 @@ class Reader:
 
     def read(self, chunk: Chunk) -> list[bytes]:
         """The blocks of a chunk, not decoded. Raises `Corrupt`."""
+        frame = bytes(self._source.read(chunk.offset, chunk.length))
         try:
-            plain = self._decompressor.decompress(
-                bytes(self._source.read(chunk.offset, chunk.length)), max_output_size=chunk.plain
-            )
+            # the library takes as much memory as the frame asks for, whatever limit it is given
+            if zstandard.frame_content_size(frame) != chunk.plain:
+                raise Corrupt("the manifest is damaged: a chunk has another length")
+            plain = self._decompressor.decompress(frame, max_output_size=chunk.plain)
         except zstandard.ZstdError as error:
             raise Corrupt(f"the manifest is damaged: {error}") from error
         if len(plain) != chunk.plain:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import re
 import secrets
 import stat
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 from core.errors import ConfigError
 from core.text import printable
 
+_HIDDEN = re.compile(r"\.kumomori-\w{8,16}\.tmp")
 STDOUT = frozenset({"-", "/dev/stdout"})
 _OPEN_FDS = "/proc/self/fd"
 
@@ -80,31 +83,90 @@ def _to_stdout(write: Callable[[TextIO], None]) -> None:
 
 
 def _replace(target: Path, write: Callable[[TextIO], None]) -> None:
-    # A name of its own, not made from the target's, which may already be as long as names can be.
-    hidden = target.parent / f".kumomori-{secrets.token_hex(8)}.tmp"
-    fd, named = _open_temporary(hidden)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+    with NewFile(target) as new:
+        with os.fdopen(new.fd, "w", encoding="utf-8", errors="backslashreplace", newline="\n", closefd=False) as stream:
             write(stream)
-            stream.flush()
-            os.fsync(fd)
-            if not named:
-                _name(fd, hidden)  # linkat(2) cannot replace a file, so a hidden name comes between
-        hidden.replace(target)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+        new.commit()
 
 
-def _open_temporary(hidden: Path) -> tuple[int, bool]:
-    """A file open for writing, and whether it has the name `hidden` already."""
+class NewFile:
+    """A file being written to `fd`, which takes the place of `target` when it is whole (`commit`), or never.
+
+    Where the filesystem can, it has no name until then; else, and for a moment in any case, since linkat(2) cannot replace
+    a file, a hidden one. It is locked as long as its writer lives: the next one in this folder removes it if the
+    writer was killed. Raises `OSError`.
+    """
+
+    def __init__(self, target: Path, mode: int = 0o666) -> None:
+        remove_abandoned(target.parent)
+        self._target = target
+        # A name of its own, not made from the target's, which may already be as long as names can be.
+        self._hidden = target.parent / f".kumomori-{secrets.token_hex(8)}.tmp"
+        self.fd, self._named = _open_temporary(self._hidden, mode)
+
+    def commit(self) -> None:
+        os.fsync(self.fd)
+        if not self._named:
+            self._named = True
+            _name(self.fd, self._hidden)
+        self._hidden.replace(self._target)
+        self._named = False
+        _sync_folder(self._target.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._named:
+            self._hidden.unlink(missing_ok=True)
+        os.close(self.fd)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove hidden files whose writers were killed. What goes wrong is left to whoever writes next."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.path for entry in entries if _HIDDEN.fullmatch(entry.name)]
+    except OSError:
+        return
+    for path in found:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_uid == os.geteuid():
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                Path(path).unlink()
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def _open_temporary(hidden: Path, mode: int) -> tuple[int, bool]:
+    """A file open for writing and locked, and whether it has the name `hidden` already."""
     if Path(_OPEN_FDS).is_dir():
         try:
-            return os.open(hidden.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666), False
+            fd = os.open(hidden.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
         except OSError:
             pass  # NFS, overlayfs and others cannot: the way below works everywhere, and reports what is really wrong
-    return os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, 0o666), True
+        else:
+            _lock(fd)
+            return fd, False
+    while True:
+        fd = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC, mode)
+        _lock(fd)
+        if os.fstat(fd).st_nlink:
+            return fd, True
+        os.close(fd)  # another one took it for abandoned before it was locked
+
+
+def _lock(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a filesystem without locks: nobody can lock it there to remove it, either
 
 
 def _name(fd: int, hidden: Path) -> None:

@@ -13,12 +13,14 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
+from core.text import printable
 from scanner.lookup import CLEAN, KEY_BYTES, FoundMessage, Verdict
 from scanner.verdicts.store import Damaged, Store, load_json
 
@@ -106,7 +108,7 @@ class VerdictCache:
         if machine is None and scan is None and since is None and until is None:
             raise ValueError("nothing says what to revoke")
         times = [None if one is None else one.timestamp() for one in (since, until)]
-        values = (machine, scan, *times)
+        values = (None if machine is None else printable(machine), scan, *times)
         connection = self._store.connection
         if connection is None:
             return 0
@@ -147,9 +149,15 @@ class VerdictCache:
                     "SELECT machine, count(*) FROM verdict JOIN scan ON scan.id = verdict.scan "
                     "GROUP BY machine ORDER BY 2 DESC, 1 LIMIT 20"
                 ).fetchall()
+                if not all(isinstance(name, str) for name, _ in machines):
+                    raise Damaged("a machine's name is no text")
                 ends = [None if one is None else datetime.fromtimestamp(one, UTC) for one in (oldest, newest)]
                 return Stats(counts[0], self._store.size_bytes(), counts[1], counts[2], ends[0], ends[1], machines)
         return Stats(0, 0, 0, 0, None, None, ())
+
+
+# what Python says to a value of another type or size than was written: SQLite keeps the type with each value
+_STRANGE: Final = (TypeError, ValueError, OverflowError, AttributeError)
 
 
 class _guarded:  # noqa: N801  reads as a statement
@@ -169,7 +177,7 @@ class _guarded:  # noqa: N801  reads as a statement
             store.warn(f"the cache cannot be used just now, the scan goes on without it: {error}")
             store.close()
             return True
-        if isinstance(error, (Damaged, sqlite3.DatabaseError)):
+        if isinstance(error, (Damaged, sqlite3.DatabaseError, *_STRANGE)):
             store.drop(str(error))
             return True
         if isinstance(error, OSError):
@@ -187,9 +195,12 @@ class Session:
         self._engine = engine
         self._options = options
         self._generation = generation
-        self._provenance = provenance
+        # a path may hold any bytes; the name is what `show` prints, which is what `revoke` is given
+        self._provenance = replace(provenance, machine=printable(provenance.machine))
+        self._room = 2 * store.most_bytes  # for what is recorded: more of it would not fit in the end
         self._began = time.time()
         self._today = int(self._began) // _DAY_SECONDS
+        self._lost = False
         self._context: int | None = None
         self._known: dict[int, tuple[bytes, frozenset[str], frozenset[str]]] = {}
         self._current = -1
@@ -252,7 +263,7 @@ class Session:
                 known[key] = CLEAN
             else:
                 known[key] = Verdict(_findings(findings, kept), missing)
-        if old:
+        if old and self._hits.tell() < self._store.most_bytes:
             self._hits.write(b"".join(old))
         return known
 
@@ -274,8 +285,14 @@ class Session:
         if len(key) != KEY_BYTES:
             raise ValueError("a key is a SHA-256 and a size")
         raw = json.dumps(list(findings), separators=(",", ":")).encode("ascii") if findings else b""
-        if len(raw) <= _MAX_FINDINGS_BYTES:
+        self._room -= len(key) + 4 + len(raw)
+        if len(raw) > _MAX_FINDINGS_BYTES or self._room < 0 or self._lost:
+            return
+        try:
             self._spool.write(key + len(raw).to_bytes(4, "little") + raw)
+        except OSError as error:
+            self._lost = True  # it may have been written in part
+            self._store.warn(f"the verdicts of this scan cannot be kept: {error}")
 
     def _spooled(self) -> Iterator[tuple[bytes, bytes | None]]:
         self._spool.seek(0)
@@ -295,7 +312,7 @@ class Session:
 
     def _write(self) -> int:
         connection = self._store.connection
-        if connection is None or self._is_revoked(connection):
+        if connection is None or self._lost or self._is_revoked(connection):
             return 0
         self._names(connection)
         written = 0
@@ -381,12 +398,14 @@ class Session:
     def discard(self) -> None:
         """Forget what was recorded and not committed."""
         for spool in (self._spool, self._hits):
-            spool.seek(0)
-            spool.truncate()
+            with suppress(OSError):  # a full disk: what is in its buffer is not wanted any more
+                spool.seek(0)
+                spool.truncate()
 
     def close(self) -> None:
-        self._spool.close()
-        self._hits.close()
+        for spool in (self._spool, self._hits):
+            with suppress(OSError):
+                spool.close()
 
 
 def _findings(raw: bytes | None, kept: frozenset[str]) -> tuple[FoundMessage, ...]:

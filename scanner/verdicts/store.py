@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import sqlite3
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +27,8 @@ _SCHEMA_VERSION: Final = 1
 _BUSY_SECONDS: Final = 30.0
 VERDICT_BYTES: Final = 110  # about what one takes in the database
 _NAME: Final = "verdicts-"
+_DATABASE: Final = re.compile(r"verdicts-[0-9a-f]+\.sqlite")
+_ABANDONED_SECONDS: Final = 3600  # nobody takes that long to make one of these files
 _SCHEMA: Final = """
 CREATE TABLE context (id INTEGER PRIMARY KEY, engine TEXT NOT NULL, options TEXT NOT NULL, UNIQUE (engine, options));
 CREATE TABLE generation (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, namespaces TEXT NOT NULL);
@@ -57,12 +62,16 @@ class Store:
         shown = printable(str(self.folder))
         try:
             self.folder.mkdir(mode=0o700, parents=False, exist_ok=True)
+            if self.folder.stat().st_mode & stat.S_IWOTH:
+                raise ConfigError(
+                    f"{shown}: everybody may write there, and could call anything clean; give a folder of your own"
+                )
             others = [path.name for path in self.folder.iterdir() if not _is_ours(path.name)]
             if others:
                 raise ConfigError(
                     f"{shown}: holds other files than a cache ({printable(others[0])}); give a folder of its own"
                 )
-            (self.folder / "lock").open("a").close()
+            os.close(self._open_lock())
         except FileNotFoundError as error:
             raise ConfigError(f"{shown}: the folder above it does not exist; make it first") from error
         except (FileExistsError, NotADirectoryError) as error:
@@ -72,9 +81,13 @@ class Store:
                 f"{shown}: cannot be used for the cache ({error.strerror}); give a folder you may write"
             ) from error
 
+    def _open_lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        return os.open(self.folder / "lock", flags, 0o600)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open_lock()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -87,6 +100,7 @@ class Store:
             try:
                 with self._locked():
                     self._path = self._current() or self._make()
+                    self._remove_abandoned()
                 self._connect()
             except Damaged as error:
                 self.drop(str(error))
@@ -106,11 +120,25 @@ class Store:
 
     def _current(self) -> Path | None:
         try:
-            name = (self.folder / "current").read_text("ascii").strip()
-        except (FileNotFoundError, UnicodeDecodeError):
+            # it may be anything by now: a pipe or an endless device must not hold us up
+            fd = os.open(self.folder / "current", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
             return None
+        try:
+            name = os.read(fd, 200).decode("ascii").strip() if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+        except (OSError, UnicodeDecodeError):
+            return None
+        finally:
+            os.close(fd)
         path = self.folder / name
-        return path if name.startswith(_NAME) and _is_ours(name) and path.exists() else None
+        return path if _DATABASE.fullmatch(name) and path.is_file() else None
+
+    def _remove_abandoned(self) -> None:
+        """What a writer that was killed left half made."""
+        for pattern in ("current-*", f"{_NAME}*.bloom-*"):
+            for path in self.folder.glob(pattern):
+                if time.time() - path.lstat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink(missing_ok=True)
 
     def _make(self) -> Path:
         """A new database, which `current` names only when it is whole."""

@@ -10,8 +10,8 @@ import pytest
 
 from core.errors import ConfigError
 from core.findings import GapReason
-from scanner import machine
 from scanner.machine import ScanOptions, scan_machine
+from scanner.manifest.file import Writer
 from tests.need import need_tool
 from tests.scanner.filesystems.machine import make_ext, run
 from tests.scanner.incremental.compare import changed_extents, differences, full, incremental, rows_of
@@ -248,14 +248,14 @@ def test_a_disk_that_cannot_be_written_while_the_manifest_is(
     disk: Path, tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line that says so, and no trace of a manifest."""
-    real = machine.Writer._write
+    real = Writer._write
 
-    def full_disk(writer: machine.Writer, data: bytes) -> None:
+    def full_disk(writer: Writer, data: bytes) -> None:
         if writer._at >= (12 if place else 0):
             raise OSError(28, "No space left on device")
         real(writer, data)
 
-    monkeypatch.setattr(machine.Writer, "_write", full_disk)
+    monkeypatch.setattr(Writer, "_write", full_disk)
     with pytest.raises(ConfigError, match="the manifest cannot be written"):
         full(disk, tmp_path / "base", OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["disk.img"]

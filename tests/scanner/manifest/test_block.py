@@ -28,7 +28,8 @@ def blocks(draw: st.DrawFn) -> list[Row]:
         made(
             inode,
             draw(paths),
-            *(draw(numbers) for _ in range(4)),
+            draw(st.integers(0, 0xFFFF)),
+            *(draw(numbers) for _ in range(3)),
             draw(st.integers(-(1 << 62), 1 << 62)),
             draw(numbers),
             draw(st.booleans()),
