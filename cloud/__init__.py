@@ -44,7 +44,11 @@ class Connector(Protocol):
         ...
 
     def snapshot(self, disks: Sequence[Disk], *, token: str) -> Sequence[Snapshot]:
-        """Snapshots of `disks` (of one instance, in that order), all of one moment; those of `token` if they exist already."""
+        """One for each of `disks` (of one instance, in that order), all of one moment; those of `token` if they exist already.
+
+        A disk that cannot be snapshotted (an obstacle, detached meanwhile, an unusable key) has a FAILED one without an id
+        that says why. Raises `Gone` if the instance is.
+        """
         ...
 
     def refresh(self, snapshot: Snapshot) -> Snapshot:

@@ -89,7 +89,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a disk held at one moment. `size_bytes` is the disk's size; `token` is the scan it was made for, if we made it."""
+    """What a disk held at one moment. `size_bytes` is the disk's size; `token` is the scan it was made for, if we made it.
+
+    One that could not even be made has no `id`, is FAILED, and `detail` says why.
+    """
 
     place: Place
     id: str
@@ -109,6 +112,35 @@ class Snapshot:
 
     def __str__(self) -> str:
         return f"{self.place}/{self.id}"
+
+
+@dataclass(frozen=True)
+class Image:
+    """What instances are made from. `snapshots` are those of its disks, the boot disk's first."""
+
+    place: Place
+    id: str
+    name: str = ""
+    os: str = ""
+    architecture: str = ""
+    owner: str = ""
+    created: Optional[datetime] = None
+    snapshots: Tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.id}"
+
+
+@dataclass(frozen=True)
+class InstanceEvent:
+    """A provider's word that an instance was launched or changed its state; `id` is the same if it is sent again."""
+
+    place: Place
+    instance: str
+    state: InstanceState
+    time: datetime
+    id: str
 
 
 @dataclass(frozen=True)

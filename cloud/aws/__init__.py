@@ -1,0 +1,1 @@
+"""Amazon Web Services: accounts, instances, snapshots, events and responses, through boto3."""

@@ -1,0 +1,232 @@
+"""One account in one region: what runs there, and the bytes of its disks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import boto3
+
+from cloud import Ledger
+from cloud.aws.accounts import ONCE, Sessions
+from cloud.aws.errors import translated_errors
+from cloud.aws.inventory import Rules, iter_instances
+from cloud.aws.keys import describe_key
+from cloud.aws.listing import list_images, list_instances, list_snapshots
+from cloud.aws.sharing import ScannerAccount
+from cloud.aws.snapshots import KIND, MOST_EXCLUDED, Ours, utc_now
+from cloud.aws.tags import OF, plain
+from core.blocks import BlockSource, Extent
+from core.errors import AccessDenied, CloudError, Gone
+from core.estate import Disk, Image, Instance, Place, Resource, Snapshot, SnapshotState
+
+if TYPE_CHECKING:
+    from mypy_boto3_ebs import EBSClient
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_kms import KMSClient
+
+
+@dataclass(frozen=True, slots=True)
+class AwsConnector:
+    """One account in one region, by the scanner policy of docs/aws.md. Safe to use from many threads.
+
+    `ec2` is for reads and deletions, which the SDK may repeat; `once` for what makes something, which it may not.
+    `lifetime_seconds`: when the sweeper may delete what we made. `settle_seconds`: how late EC2 may list.
+    `scanner`: the account that reads blocks, if it is another one.
+    """
+
+    account: str
+    region: str
+    ec2: EC2Client
+    once: EC2Client
+    ebs: EBSClient
+    kms: KMSClient
+    session: boto3.Session
+    installation: str
+    rules: Rules = field(default_factory=Rules)
+    scanner: ScannerAccount | None = None
+    endpoint_url: str | None = None
+    lifetime_seconds: float = 86400.0
+    settle_seconds: float = 30.0
+    pause: Callable[[float], None] = time.sleep
+    clock: Callable[[], datetime] = utc_now
+    name: ClassVar[str] = "aws"
+
+    def __post_init__(self) -> None:
+        plain("installation's name", self.installation)
+
+    @property
+    def place(self) -> Place:
+        return Place(self.name, self.account, self.region)
+
+    def instances(self) -> Iterator[Instance]:
+        """Streamed. Raises `AccessDenied`, `Throttled`, `CloudError`, also in the middle."""
+        return list_instances(self.ec2, self.place, self.rules)
+
+    def images(self, of: Literal["own", "shared"] = "own") -> Iterator[Image]:
+        return list_images(self.ec2, self.place, of=of)
+
+    def snapshots(self, of: Literal["own", "shared"] = "own") -> Iterator[Snapshot]:
+        return list_snapshots(self.ec2, self.place, of=of)
+
+    def snapshot(self, disks: Sequence[Disk], *, token: str) -> Sequence[Snapshot]:
+        """Snapshot `disks` of one instance at one moment, or return what `token` already started; one for each disk.
+
+        Raises `Gone` if the instance is, `Throttled`, `AccessDenied` naming the permission, and `CloudError` if AWS's answer
+        was lost and nothing is listed: ask again with the same token. See cloud/aws/snapshots.py for what a token can do.
+        """
+        plain("token", token)
+        if not disks:
+            return []
+        if len({disk.instance for disk in disks}) != 1:
+            raise ValueError("the disks of one snapshot set are those of one instance")
+        ours = self._ours()
+        refused = self._refused(disks)
+        wanted = [disk.id for disk in disks if disk.id not in refused]
+        found = ours.find(token)
+        if found and wanted:
+            found = ours.await_listed(token, wanted)
+        elif wanted:
+            attached, boot = self._attached(disks[0].instance)
+            refused |= {disk: "it is not attached to the instance any more" for disk in wanted if disk not in attached}
+            wanted = [disk for disk in wanted if disk in attached]
+            found = self._make(ours, disks[0].instance, token, wanted, attached, boot) if wanted else []
+        by_disk = {one.disk: one for one in reversed(found)}  # the oldest stays: the same one each time
+        return [self._of(disk, by_disk.get(disk.id), refused.get(disk.id, "")) for disk in disks]
+
+    def leftovers(self, used: Sequence[Snapshot]) -> Iterator[Resource]:
+        """What carries the tokens of `used` and is not among them: a second set of a repeated call, disks not asked for."""
+        keep = {one.id for one in used}
+        ours = self._ours()
+        for token in {one.token for one in used if one.token}:
+            yield from (ours.resource(one) for one in ours.find(token) if one.id not in keep)
+
+    def refresh(self, snapshot: Snapshot) -> Snapshot:
+        """As it is now. One that was never made stays as it is."""
+        return self._ours().refresh(snapshot) if snapshot.id else snapshot
+
+    def open(self, snapshot: Snapshot, ledger: Ledger) -> AbstractContextManager[BlockSource]:
+        raise NotImplementedError
+
+    def changed(self, old: Snapshot, new: Snapshot) -> Iterator[Extent] | None:
+        raise NotImplementedError
+
+    def delete(self, resource: Resource) -> None:
+        """Delete a snapshot of ours; if only the intention is known, all that it may have made. Raises `CloudError`."""
+        if resource.kind != KIND:
+            raise CloudError(f"{resource.place}: a {resource.kind!r} is nothing that the AWS connector makes")
+        ours = self._ours()
+        if resource.id:
+            ours.delete(resource.id)
+            return
+        token = plain("token", resource.token)
+        for one in (*ours.find(token), *ours.find(token, of=resource.of)):
+            if resource.of in ("", one.disk, one.tags.get(OF)):
+                ours.delete(one.id)
+
+    def owned(self) -> Iterator[Resource]:
+        """Snapshots and copies with our tag. Quarantine groups are the responder's and stay."""
+        return self._ours().list()
+
+    def _ours(self) -> Ours:
+        return Ours(
+            self.place,
+            self.ec2,
+            self.once,
+            self.installation,
+            self.lifetime_seconds,
+            self.settle_seconds,
+            self.pause,
+            self.clock,
+        )
+
+    def _refused(self, disks: Sequence[Disk]) -> dict[str, str]:
+        """Disks that cannot be snapshotted or whose snapshot could not be read, with the reason. Each key is asked for once."""
+        refused = {disk.id: disk.obstacle for disk in disks if disk.obstacle}
+        for key in {disk.key for disk in disks if disk.key and not disk.obstacle}:
+            try:
+                why = describe_key(self.kms, key).obstacle
+            except (AccessDenied, Gone) as error:
+                why = str(error)
+            if why:
+                refused |= {disk.id: why for disk in disks if disk.key == key}
+        return refused
+
+    def _attached(self, instance: str) -> tuple[set[str], str]:
+        """The volumes of `instance` now, and which of them it boots from. Raises `Gone` if it is being terminated."""
+        with translated_errors("ec2:DescribeInstances", instance):
+            answer = self.ec2.describe_instances(InstanceIds=[instance])
+        for raw in iter_instances(answer):
+            state = raw.get("State", {}).get("Name")
+            if raw.get("InstanceId") != instance or state in ("terminated", "shutting-down"):
+                continue
+            volumes = {
+                one.get("DeviceName"): one["Ebs"]["VolumeId"]
+                for one in raw.get("BlockDeviceMappings", ())
+                if one.get("Ebs", {}).get("VolumeId")
+            }
+            return set(volumes.values()), volumes.get(raw.get("RootDeviceName"), "")
+        raise Gone(f"{self.place}/{instance}: the instance was terminated")
+
+    def _make(
+        self, ours: Ours, instance: str, token: str, wanted: Sequence[str], attached: set[str], boot: str
+    ) -> list[Snapshot]:
+        without = sorted(attached - {boot} - set(wanted))
+        if len(without) > MOST_EXCLUDED:
+            raise CloudError(
+                f"{self.place}/{instance}: AWS leaves out {MOST_EXCLUDED} disks at most, not {len(without)}: scan more of them"
+            )
+        try:
+            return ours.make(
+                lambda: ours.create(instance, token, without_boot=boot not in wanted, without=without), token, wanted
+            )
+        except CloudError:
+            self._attached(instance)  # it may have been terminated meanwhile: then that is what to say
+            raise
+
+    def _of(self, disk: Disk, found: Snapshot | None, why: str) -> Snapshot:
+        if found is None:
+            why = why or "AWS made no snapshot of it: it is not in the set that this token made"
+            return Snapshot(
+                self.place,
+                "",
+                disk.id,
+                disk.instance,
+                disk.device,
+                disk.size_bytes,
+                SnapshotState.FAILED,
+                why,
+                encrypted=disk.encrypted,
+                key=disk.key,
+            )
+        return replace(found, instance=disk.instance, device=disk.device)
+
+
+def connect(
+    sessions: Sessions,
+    session: boto3.Session,
+    account: str,
+    region: str,
+    installation: str,
+    *,
+    rules: Rules | None = None,
+    scanner: ScannerAccount | None = None,
+) -> AwsConnector:
+    """The connector of `account` in `region`. Raises `ConfigError` without credentials or for a bad name."""
+    return AwsConnector(
+        account,
+        region,
+        ec2=sessions.client(session, "ec2", region),
+        once=sessions.client(session, "ec2", region, config=ONCE),
+        ebs=sessions.client(session, "ebs", region),
+        kms=sessions.client(session, "kms", region),
+        session=session,
+        installation=installation,
+        rules=rules or Rules(),
+        scanner=scanner,
+        endpoint_url=sessions.endpoint_url,
+    )
