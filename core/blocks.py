@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, Union
+from typing import NamedTuple, Protocol, Sequence, Union
 
 Bytes = Union[bytes, memoryview]
 
@@ -29,6 +29,13 @@ class BlockSource(Protocol):
     def read(self, offset: int, length: int) -> Bytes: ...
 
 
+def prefetch(source: BlockSource, extents: Sequence[Extent]) -> None:
+    """Tell `source` that these bytes are read soon, in that order. Sources for which that changes nothing are not asked."""
+    ask = getattr(source, "prefetch", None)
+    if ask is not None:
+        ask(extents)
+
+
 class Slice:
     """`length` bytes of another source from `start` on: how a partition looks. Reads past the parent's end are short."""
 
@@ -47,6 +54,13 @@ class Slice:
         if not length:
             return b""
         return self.parent.read(self.start + offset, length)
+
+    def prefetch(self, extents: Sequence[Extent]) -> None:
+        inside = (one for one in extents if 0 <= one.offset < self.size)
+        prefetch(
+            self.parent,
+            [Extent(self.start + one.offset, min(one.length, self.size - one.offset)) for one in inside],
+        )
 
 
 class MemorySource:
