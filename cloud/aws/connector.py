@@ -84,7 +84,7 @@ class AwsConnector:
             return []
         if len({disk.instance for disk in disks}) != 1:
             raise ValueError("the disks of one snapshot set are those of one instance")
-        ours = self._ours()
+        ours = self.ours()
         refused = self._refused(disks)
         wanted = [disk.id for disk in disks if disk.id not in refused]
         found = ours.find(token)
@@ -101,13 +101,13 @@ class AwsConnector:
     def leftovers(self, used: Sequence[Snapshot]) -> Iterator[Resource]:
         """What carries the tokens of `used` and is not among them: a second set of a repeated call, disks not asked for."""
         keep = {one.id for one in used}
-        ours = self._ours()
+        ours = self.ours()
         for token in {one.token for one in used if one.token}:
             yield from (ours.resource(one) for one in ours.find(token) if one.id not in keep)
 
     def refresh(self, snapshot: Snapshot) -> Snapshot:
         """As it is now. One that was never made stays as it is."""
-        return self._ours().refresh(snapshot) if snapshot.id else snapshot
+        return self.ours().refresh(snapshot) if snapshot.id else snapshot
 
     def open(self, snapshot: Snapshot, ledger: Ledger) -> AbstractContextManager[BlockSource]:
         raise NotImplementedError
@@ -119,7 +119,7 @@ class AwsConnector:
         """Delete a snapshot of ours; if only the intention is known, all that it may have made. Raises `CloudError`."""
         if resource.kind != KIND:
             raise CloudError(f"{resource.place}: a {resource.kind!r} is nothing that the AWS connector makes")
-        ours = self._ours()
+        ours = self.ours()
         if resource.id:
             ours.delete(resource.id)
             return
@@ -130,9 +130,10 @@ class AwsConnector:
 
     def owned(self) -> Iterator[Resource]:
         """Snapshots and copies with our tag. Quarantine groups are the responder's and stay."""
-        return self._ours().list()
+        return self.ours().list()
 
-    def _ours(self) -> Ours:
+    def ours(self) -> Ours:
+        """What carries our tag here, one level below: for checks and for lending to a scanner account."""
         return Ours(
             self.place,
             self.ec2,

@@ -60,6 +60,14 @@ class Ours:
                 TagSpecifications=[self._tagged(token, {INSTANCE: instance})],
             )
 
+    def try_create(self, instance: str) -> None:
+        """Whether `create` would be allowed, as the SDK says it."""
+        self.once.create_snapshots(
+            InstanceSpecification={"InstanceId": instance},
+            TagSpecifications=[self._tagged("check", {INSTANCE: instance})],
+            DryRun=True,
+        )
+
     def copy(self, snapshot: Snapshot, token: str, key: str) -> None:
         """Copy `snapshot` within its region, encrypted with `key`. Raises as `create`."""
         with translated_errors("ec2:CopySnapshot", snapshot.id):

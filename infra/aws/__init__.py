@@ -1,0 +1,1 @@
+"""IAM policies and trust for Amazon Web Services."""
