@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.blocks import BlockSource
 from core.errors import ConfigError, Unsupported
 from core.text import printable
 
@@ -28,6 +29,17 @@ class Disk:
     @property
     def identity(self) -> Identity:
         return identity(self.fd)
+
+
+@dataclass(frozen=True)
+class RemoteDisk:
+    """A disk whose bytes only this process can get: `source` stays here, parsers ask for its blocks. Always raw."""
+
+    name: str
+    source: BlockSource
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def identity(file: int | Path) -> Identity:

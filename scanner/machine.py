@@ -21,7 +21,7 @@ from core.findings import Gap, GapReason, InFile, InVolume
 from core.text import printable
 from definitions import builtin_rules
 from scanner.base import STAMP_KEY_BYTES
-from scanner.disks import Disk, Identity, identity, open_disk
+from scanner.disks import Disk, Identity, RemoteDisk, identity, open_disk
 from scanner.job import Job, Task
 from scanner.manifest.file import MAGIC, Writer
 from scanner.report import Coverage, GuardReport, Report, RuleSet, Stats, VolumeReport
@@ -67,24 +67,28 @@ class ScanOptions:
 
 
 @contextmanager
-def opened(paths: Sequence[Path]) -> Iterator[list[Disk]]:
-    """All the disks of one machine. Raises `ConfigError` if one cannot be opened."""
-    disks: list[Disk] = []
+def opened(given: Sequence[Path | RemoteDisk]) -> Iterator[list[Disk | RemoteDisk]]:
+    """All the disks of one machine; remote ones are open already. Raises `ConfigError` if one cannot be opened."""
+    disks: list[Disk | RemoteDisk] = []
     try:
-        disks.extend(open_disk(path) for path in paths)  # keeps those before one that fails, for closing
-        seen: dict[Identity, Path] = {}
+        # keeps those before one that fails, for closing
+        disks.extend(one if isinstance(one, RemoteDisk) else open_disk(one) for one in given)
+        seen: set[Identity | int] = set()
         for disk in disks:
-            if disk.identity in seen:
-                raise ConfigError(f"{printable(str(disk.path))}: given twice; name each disk of the machine once")
-            seen[disk.identity] = disk.path
+            mark = id(disk.source) if isinstance(disk, RemoteDisk) else disk.identity
+            if mark in seen:
+                name = disk.name if isinstance(disk, RemoteDisk) else str(disk.path)
+                raise ConfigError(f"{printable(name)}: given twice; name each disk of the machine once")
+            seen.add(mark)
         yield disks
     finally:
         for disk in disks:
-            os.close(disk.fd)
+            if isinstance(disk, Disk):
+                os.close(disk.fd)
 
 
 def scan_machine(
-    paths: Sequence[Path],
+    paths: Sequence[Path | RemoteDisk],
     options: ScanOptions,
     listener: Listener | None = None,
     warn: Callable[[str], None] = lambda _: None,
@@ -114,9 +118,9 @@ def scan_machine(
     machine = options.machine or str(paths[0])
     with ExitStack() as stack:
         disks = stack.enter_context(opened(paths))
-        old_disks = stack.enter_context(opened(options.base_disks))
+        old_disks = [one for one in stack.enter_context(opened(options.base_disks)) if isinstance(one, Disk)]
         _check_old(disks, old_disks)
-        inputs = {disk.identity for disk in (*disks, *old_disks)}
+        inputs = _identities([*disks, *old_disks])
         manifests = [stack.enter_context(opened_manifest(options.base))] if options.base else []
         inputs |= {identity(fd) for fd in manifests}
         verdicts = stack.enter_context(_Verdicts(options, scan_id, machine, started, warn)) if options.cache else None
@@ -159,9 +163,9 @@ def scan_machine(
     )
 
 
-def _check_old(disks: Sequence[Disk], old_disks: Sequence[Disk]) -> None:
+def _check_old(disks: Sequence[Disk | RemoteDisk], old_disks: Sequence[Disk]) -> None:
     """A disk compared with itself would not differ, and nothing of it would be looked at. Raises `ConfigError`."""
-    now = {disk.identity for disk in disks}
+    now = _identities(disks)
     for disk in old_disks:
         if disk.identity in now:
             raise ConfigError(
@@ -222,7 +226,7 @@ class _Verdicts:
 
 
 def manifest_facts(
-    outcome: Outcome, scan_id: str, machine: str, started: datetime, paths: Sequence[Path]
+    outcome: Outcome, scan_id: str, machine: str, started: datetime, paths: Sequence[Path | RemoteDisk]
 ) -> dict[str, object]:
     """What a manifest says besides its rows; `docs/manifest.md` explains it."""
     return {
@@ -340,7 +344,7 @@ def is_manifest(path: Path) -> bool:
         return False
 
 
-def write_manifest(disk: Path, stream: BinaryIO, options: ScanOptions, listener: Listener) -> list[Gap]:
+def write_manifest(disk: Path | RemoteDisk, stream: BinaryIO, options: ScanOptions, listener: Listener) -> list[Gap]:
     """Read and hash every file of a disk into a manifest, without searching for anything. Raises `ConfigError`."""
     job = Job(
         task=Task.INVENTORY,
@@ -363,6 +367,10 @@ def write_manifest(disk: Path, stream: BinaryIO, options: ScanOptions, listener:
             f"{printable(str(disk))}: what is on it cannot be kept ({error.strerror}); make room in the temporary folder"
         ) from error
     return list(outcome.gaps)
+
+
+def _identities(disks: Sequence[Disk | RemoteDisk]) -> set[Identity]:
+    return {disk.identity for disk in disks if isinstance(disk, Disk)}
 
 
 def diff_manifests(old: int, new: int, listener: Listener, *, max_memory_bytes: int, timeout_seconds: float) -> Outcome:

@@ -16,11 +16,11 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from core.blocks import BlockSource, Bytes, Extent
+from core.blocks import BlockSource, Bytes, Extent, prefetch
 from core.errors import ConfigError, Error, LimitExceeded, Unreadable, Unsupported
 from core.files import FileEntry
 from core.findings import Detector, Gap, GapReason, InFile, InVolume, Machine, OnDisk
@@ -39,11 +39,13 @@ from scanner.lookup import Client
 from scanner.manifest.diff import diff
 from scanner.manifest.file import Reader
 from scanner.pipeline import Pipeline, Settings, Work, dump_counts, repeat
+from scanner.remote import Channels, RemotePart, RemoteSource
 from scanner.scan import ToDisk, chunks, list_inode
 from scanner.shared import Blocks, Seen, Touched
 from scanner.volumes import Volume, by_type, find_volumes, recognise
 from scanner.wire import BLOCK_HEAD, MAX_JOB_BYTES, FrameReader, Message, dump, frame, gap_out, load, receive, text_in
 from scanner.workers import Board, Death, Piece, Pool, Position, piece
+from scanner.workers import Work as PoolWork
 
 _ENCODINGS: Final = (
     "ascii",
@@ -57,6 +59,7 @@ _GRACE_SECONDS: Final = 5.0  # a detector may end by its own deadline first, whi
 _MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its names: it must fit into a frame
 _PIECE_BYTES: Final = 4 << 20
 _BATCH: Final = {Task.SCAN: 128, Task.LIST: 256, Task.INVENTORY: 512}
+_BATCH_REMOTE: Final = 512  # each begins with a wait for what comes first
 _BATCH_ROWS: Final = 512  # when there is a manifest to write: its columns compress the better, the longer they are
 
 
@@ -82,6 +85,8 @@ class Shared:
     sockets: Sequence[int] = ()
     manifests: Sequence[int] = ()
     old_disks: Sequence[int] = ()
+    remote: Mapping[int, RemotePart] = field(default_factory=dict)
+    channels: Channels | None = None
 
 
 class Parser:
@@ -104,7 +109,7 @@ class Parser:
         self._gaps = 0
         self._all = 0
 
-    def run(self, fds: Sequence[int]) -> None:
+    def run(self, fds: Sequence[int | None]) -> None:
         if self._job.task is Task.DIFF:
             self._diff()
             return
@@ -215,7 +220,7 @@ class Parser:
 
     # reading metadata
 
-    def _open_disks(self, fds: Sequence[int]) -> None:
+    def _open_disks(self, fds: Sequence[int | None]) -> None:
         self._plain = [self._open_disk(number, fd) for number, fd in enumerate(fds)]
         self._disks = [self._shared.blocks.watch(source) for source in self._plain]
 
@@ -255,7 +260,10 @@ class Parser:
             self._connection.sendall(frame(b"A", piece(0, told, b"", rows if self._job.rows else b"").body))
         self._send({"kind": "finished", "volume": volume.index})
 
-    def _open_disk(self, number: int, fd: int) -> BlockSource:
+    def _open_disk(self, number: int, fd: int | None) -> BlockSource:
+        if fd is None:
+            assert self._shared.channels is not None
+            return RemoteSource(self._shared.remote[number], self._shared.channels)
         try:
             return open_image(FileSource(fd), lambda name: self._open_backing(number, name))
         except Unsupported as error:
@@ -316,8 +324,10 @@ class Parser:
         self._send({"kind": "working", "volume": one.volume.index})
         work = self._listing(one) if self._job.task is Task.LIST else self._scanning(one)
         batch = _BATCH_ROWS if self._job.rows else _BATCH[self._job.task]
+        if one.volume.disk in self._shared.remote:
+            batch = max(batch, _BATCH_REMOTE)
         pool = Pool(
-            work,
+            self._in_worker(work),
             one.inodes,
             workers=self._job.jobs,
             batch=max(1, min(batch, one.inodes // (self._job.jobs * 4))),
@@ -334,6 +344,21 @@ class Parser:
                 self._connection.sendall(frame(b"A", answer))
         self._done += one.inodes
         self._send({"kind": "finished", "volume": one.volume.index})
+
+    def _in_worker(self, work: PoolWork) -> PoolWork:
+        """Each worker asks for blocks over its own socket."""
+        channels = self._shared.channels
+        if channels is None:
+            return work
+
+        def ours(start: int, stop: int, position: Position) -> Iterator[Piece]:
+            channels.use(position.worker)
+            return work(start, stop, position)
+
+        return ours
+
+    def _prefetch_of(self, one: Indexed) -> Callable[[Sequence[Extent]], None] | None:
+        return partial(prefetch, one.volume.source) if one.volume.disk in self._shared.remote else None
 
     def _scanning(self, one: Indexed) -> Callable[[int, int, Position], Iterator[Piece]]:
         return Pipeline(
@@ -352,6 +377,7 @@ class Parser:
             clients=self._clients,
             base=one.base,
             bytes_read=self._bytes_read,
+            prefetch=self._prefetch_of(one),
         ).work
 
     def _epitaph(self, one: Indexed, death: Death) -> Gap:
@@ -364,11 +390,15 @@ class Parser:
             moved = one.volume.to_disk(extent)
             return {"disk": one.volume.disk, "offset": moved.offset, "length": moved.length, "logical": moved.logical}
 
+        ahead = self._prefetch_of(one)
+
         def work(start: int, stop: int, position: Position) -> Iterator[Piece]:
             told: dict[str, list[bytes]] = {}
             size = 0
             before = self._bytes_read()
             count = Work()
+            if ahead is not None and self._job.hash:
+                ahead(_contents(one.filesystem, start, stop))
             for at in range(start, stop):
                 position.enter(at)
                 items = list(one.filesystem.files(at, at + 1))
@@ -438,12 +468,29 @@ class Parser:
         if stat.S_ISDIR(found[0].mode):
             raise ConfigError(f"{shown}: is a directory; `kumomori ls DISK` lists what is in it")
         self._send({"kind": "working", "volume": found[0].volume})
+        home = next(one for one in indexed if one.volume.index == found[0].volume)
         try:
+            prefetch(home.volume.source, found[0].extents())
             with found[0].open() as stream:
                 for chunk in chunks(stream):
                     self._connection.sendall(frame(b"D", bytes(chunk)))
         except Error as error:
             self._gap(Gap(InFile.of(found[0]), reason_of(error), str(error)))
+
+
+def _contents(filesystem: Filesystem, start: int, stop: int) -> list[Extent]:
+    """Where the regular files of a batch are, each once."""
+    found: list[Extent] = []
+    inode = None
+    for item in filesystem.files(start, stop):
+        if isinstance(item, Gap) or item.inode == inode or not stat.S_ISREG(item.mode):
+            continue
+        inode = item.inode
+        try:
+            found += item.extents()
+        except Error:
+            pass  # whoever reads the file says why
+    return found
 
 
 class Nothing:
@@ -508,15 +555,22 @@ def main() -> int:
     reader = FrameReader(MAX_JOB_BYTES)
     first = load(receive(connection, reader)[1])
     job = Job.from_message(first["job"])
+    told = first["remote"] or {"disks": ()}
+    remote = {part.disk: part for part in (RemotePart(**one) for one in told["disks"])}
     shared = Shared(
         board=Board(job.jobs),
         seen=Seen(),
-        blocks=Blocks(sum(os.lseek(fd, 0, os.SEEK_END) for fd in first["fds"])),
+        blocks=Blocks(
+            sum(os.lseek(fd, 0, os.SEEK_END) for fd in first["fds"] if fd is not None)
+            + sum(part.size for part in remote.values())
+        ),
         builtin=builtin_rules(),  # they are files, too: behind the guards there are none
         scanner=first["scanner"],
         sockets=first["sockets"],
         manifests=first["manifests"],
         old_disks=first["old_disks"],
+        remote=remote,
+        channels=Channels([socket.socket(fileno=fd) for fd in told["sockets"]]) if remote else None,
     )
     for encoding in _ENCODINGS:
         codecs.lookup(encoding)

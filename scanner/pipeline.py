@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from core.blocks import Extent
 from core.errors import Error
 from core.files import FileEntry
 from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume
@@ -47,6 +48,9 @@ _AGAIN: Final = frozenset(
         *(GapReason.UNREADABLE, GapReason.CORRUPT),
     }
 )  # a later scan has to look again, whatever the blocks say
+
+
+Prefetch = Callable[[Sequence[Extent]], None]
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class Pipeline:
         clients: Sequence[Client],
         base: BaseVolume | None,
         bytes_read: Callable[[], int],
+        prefetch: Prefetch | None = None,
     ) -> None:
         self._volume = volume
         self._filesystem = filesystem
@@ -146,6 +151,7 @@ class Pipeline:
         self._clients = clients
         self._base = base
         self._bytes_read = bytes_read
+        self._prefetch = prefetch
         # rules that ask for names cannot be judged by content: they run like the checks of settings do
         self._malware = next((one for one in detectors if isinstance(one, Malware) and one.content_only), None)
         self._others = [one for one in detectors if one is not self._malware]
@@ -156,13 +162,22 @@ class Pipeline:
         count = Work()
         plans: list[tuple[int, _Plan | Found]] = []
         held = 0
+        if self._prefetch is not None and self._base is not None:
+            position.enter(start)
+            self._announce_touched(start, stop, self._base, self._prefetch)
         for at in range(start, stop):
             position.enter(at)
             plan = self._look(at, count)
-            if isinstance(plan, _Plan):
-                held = self._hash(plan, held, count)
             if plan is not None:
                 plans.append((at, plan))
+            if self._prefetch is None and isinstance(plan, _Plan):
+                held = self._hash(plan, held, count)
+        if self._prefetch is not None:
+            self._announce([plan for _, plan in plans if isinstance(plan, _Plan)], self._prefetch)
+            for at, plan in plans:
+                if isinstance(plan, _Plan):
+                    position.enter(at)
+                    held = self._hash(plan, held, count)
         position.rest()
         self._ask([plan for _, plan in plans if isinstance(plan, _Plan)], position.worker, count)
         told: dict[str, list[bytes]] = {}
@@ -339,6 +354,33 @@ class Pipeline:
             now.results = then.results
 
     # hashing
+
+    def _announce(self, plans: Sequence[_Plan], prefetch: Prefetch) -> None:
+        """Tell a disk that is far away what `_hash` is about to read of it."""
+        if self._malware is None and not self._rows:
+            return
+        wanted: list[Extent] = []
+        for plan in plans:
+            file = plan.file
+            if file is None or plan.carried or plan.digest or not stat.S_ISREG(file.mode):
+                continue
+            try:
+                wanted += file.extents()
+            except Error:
+                pass  # whoever reads the file says why
+        prefetch(wanted)
+
+    def _announce_touched(self, start: int, stop: int, base: BaseVolume, prefetch: Prefetch) -> None:
+        """The same of what `_has_same_content` is about to read."""
+        wanted: list[Extent] = []
+        for at in range(start, stop):
+            number, paths = self._filesystem.names(at)
+            found = base.find(number) if paths else None
+            if found is not None and stat.S_ISREG(found.mode) and found.complete and found.size <= _AT_ONCE_BYTES:
+                extents = found.extents
+                if any(offset != HOLE and base.changes.touch(offset, length) for offset, length in extents):
+                    wanted += [Extent(offset, length) for offset, length in extents if offset != HOLE]
+        prefetch(wanted)
 
     def _hash(self, plan: _Plan, held: int, count: Work) -> int:
         """Hash the content unless the base tells its hash; returns how many bytes of contents are kept in memory."""

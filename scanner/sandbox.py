@@ -22,7 +22,8 @@ from typing import IO, Any, Final, Protocol
 from core.errors import ConfigError, Unsupported
 from core.findings import Finding, Gap, GapReason, InVolume, Location, Machine
 from core.text import printable
-from scanner.disks import Disk, Identity, identity, open_backing
+from scanner.disks import Disk, Identity, RemoteDisk, identity, open_backing
+from scanner.fetch import Answering, Fetching
 from scanner.gaps import GapLog
 from scanner.guards import Guard
 from scanner.job import Job, Task
@@ -183,7 +184,7 @@ class Support:
 
 
 def run(
-    disks: Sequence[Disk],
+    disks: Sequence[Disk | RemoteDisk],
     job: Job,
     *,
     timeout_seconds: float,
@@ -195,10 +196,24 @@ def run(
     Raises `ConfigError` if the operator's settings cannot be carried out (a rule that does not compile, a file that is
     not there). Nothing is left running when this returns or raises.
     """
+    if any(isinstance(disk, RemoteDisk) for disk in disks):
+        with Fetching(disks, job.jobs + 1) as fetching:
+            return _run(disks, job, timeout_seconds, listener or Silent(), support, fetching)
+    return _run(disks, job, timeout_seconds, listener or Silent(), support, None)
+
+
+def _run(
+    disks: Sequence[Disk | RemoteDisk],
+    job: Job,
+    timeout_seconds: float,
+    listener: Listener,
+    support: Support,
+    fetching: Fetching | None,
+) -> Outcome:
     outcome = Outcome()
     deadline = time.monotonic() + timeout_seconds
     for _ in range(_MAX_RESTARTS):
-        attempt = _Attempt(disks, job, outcome, listener or Silent(), support)
+        attempt = _Attempt(disks, job, outcome, listener, support, fetching)
         lost = attempt.run(deadline)
         outcome.suspect = outcome.suspect or (lost is not None and lost[1] is GapReason.CRASHED)
         if lost is None:
@@ -255,13 +270,16 @@ class _Attempt:
 
     def __init__(
         self,
-        disks: Sequence[Disk],
+        disks: Sequence[Disk | RemoteDisk],
         job: Job,
         outcome: Outcome,
         listener: Listener,
         support: Support = Support(),
+        fetching: Fetching | None = None,
     ) -> None:
         self._support = support
+        self._fetching = fetching
+        self._answering: Answering | None = None
         self._verdicts: Verdicts | None = None
         self._askers: list[socket.socket] = []
         self._changes: list[Message] = []
@@ -287,6 +305,9 @@ class _Attempt:
         with ExitStack() as stack:
             stack.enter_context(ours)
             stderr = stack.enter_context(tempfile.TemporaryFile())
+            remote = None
+            if self._fetching is not None:
+                remote, self._answering = stack.enter_context(self._fetching.parser())
             with theirs, ExitStack() as given:
                 sockets = []
                 if self._support.verdicts is not None:
@@ -295,14 +316,17 @@ class _Attempt:
                         our.setblocking(False)
                         self._askers.append(stack.enter_context(our))
                         sockets.append(given.enter_context(their).fileno())
-                process = self._start(theirs, stderr, sockets)
+                process = self._start(theirs, stderr, [*sockets, *(remote.fds if remote else ())])
+            if self._answering is not None:
+                self._answering.passed_on()
             broken: str | None = None
             timed_out = False
             try:
                 ours.settimeout(_SEND_SECONDS)
                 first = {
                     "job": self._job.to_message(),
-                    "fds": [disk.fd for disk in self._disks],
+                    "fds": [disk.fd if isinstance(disk, Disk) else None for disk in self._disks],
+                    "remote": remote.told if remote else None,
                     "scanner": self._support.scanner,
                     "sockets": sockets,
                     "manifests": list(self._support.manifests),
@@ -338,7 +362,7 @@ class _Attempt:
             cwd="/",
             pass_fds=[
                 *(theirs.fileno(), *sockets, *self._support.manifests),
-                *(disk.fd for disk in (*self._disks, *self._support.old_disks)),
+                *(disk.fd for disk in (*self._disks, *self._support.old_disks) if isinstance(disk, Disk)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -349,6 +373,8 @@ class _Attempt:
     def _listen(self, connection: socket.socket, pid: int, deadline: float) -> bool:
         """Until the parser is done or gone; False if the deadline came first."""
         while not self._done and self._refused is None and self._exhausted is None:
+            if self._answering is not None and self._answering.broken:
+                raise WireError(self._answering.broken)
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -543,11 +569,14 @@ class _Attempt:
     def _open(self, connection: socket.socket, disk: int, name: str, *, old: bool) -> None:
         """The one wish that a parser may have."""
         self._wishes += 1
-        disks = self._support.old_disks if old else self._disks
+        disks: Sequence[Disk | RemoteDisk] = self._support.old_disks if old else self._disks
         if disk >= len(disks) or self._wishes > 2 * _WISHES_PER_DISK * len(self._disks):
             raise WireError("a wish for a disk that is not there, or too many wishes")
+        beside = disks[disk]
         try:
-            fd = open_backing(disks[disk].path, name)
+            if isinstance(beside, RemoteDisk):
+                raise Unsupported("nothing lies beside a disk in a cloud")  # noqa: TRY301  handled just below
+            fd = open_backing(beside.path, name)
         except Unsupported as error:
             _send(connection, {"refused": str(error)})
             return

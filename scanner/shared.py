@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from typing import Final
 
-from core.blocks import BlockSource, Bytes
+from core.blocks import BlockSource, Bytes, Extent, prefetch
 
 BLOCK_BYTES: Final = 512 << 10  # what cloud platforms hand out at once
 _SLOT_BYTES: Final = 16
@@ -58,6 +59,9 @@ class Touched:
             else:
                 self._board[first : last + 1] = b"\1" * (last + 1 - first)
         return data
+
+    def prefetch(self, extents: Sequence[Extent]) -> None:
+        prefetch(self._source, extents)
 
 
 class Blocks:

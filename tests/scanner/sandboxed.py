@@ -69,7 +69,7 @@ class Started:
                 cwd="/",
                 pass_fds=[
                     *(theirs.fileno(), *sockets, *attempt._support.manifests),
-                    *(disk.fd for disk in (*attempt._disks, *attempt._support.old_disks)),
+                    *(disk.fd for disk in (*attempt._disks, *attempt._support.old_disks) if isinstance(disk, Disk)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
