@@ -70,11 +70,17 @@ class Partition:
     size: int
 
 
-def build(path: Path) -> None:
-    """Write the disk of a server with problems to `path`: ext4 root, ext4 data, swap, LUKS2. 96 MiB, sparse.
+PLANTED_DATA: tuple[bytes, ...] = (b"/uploads/invoice.jsp",)
+"""The same of `build_data`."""
 
-    Overwrites what is there. Raises `OSError`.
+
+def build(path: Path, *, size: int = 96 * MIB, changes: Iterable[Node] = ()) -> None:
+    """Write the disk of a server with problems to `path`: ext4 root, ext4 data, swap, LUKS2. `size` in bytes, sparse.
+
+    `changes` are made to the root filesystem: a file takes the place of the one with its path, or is added; as little as
+    possible of the disk differs by it. Overwrites what is there. Raises `OSError`; `ValueError` if something does not fit.
     """
+    _check_size(size, 96 * MIB)
     partitions = (
         Partition("root", _LINUX, 1 * MIB, 48 * MIB),
         Partition("data", _LINUX, 49 * MIB, 16 * MIB),
@@ -83,19 +89,53 @@ def build(path: Path) -> None:
     )
     root, data, swap, vault = partitions
     with path.open("wb") as out:
-        _gpt(out, 96 * MIB, partitions)
-        _ext4(out, root, _with_parents(_replaced(_server(), _planted())))
+        _gpt(out, size, partitions)
+        _ext4(out, root, _changed(_with_parents(_replaced(_server(), _planted())), changes))
         _ext4(out, data, _with_parents(_data()))
         _at(out, swap.start, _swap_header(swap.size, _uuid("swap space").bytes))
         _at(out, vault.start, _luks_headers(str(_uuid("vault contents"))))
 
 
-def build_clean(path: Path) -> None:
-    """Write the disk of a server that is all right to `path`: one ext4 partition, 64 MiB, sparse. Raises `OSError`."""
+def build_clean(path: Path, *, size: int = 64 * MIB, changes: Iterable[Node] = ()) -> None:
+    """Write the disk of a server that is all right to `path`: one ext4 partition. As `build` for all else."""
+    _check_size(size, 64 * MIB)
     root = Partition("root", _LINUX, 1 * MIB, 62 * MIB)
     with path.open("wb") as out:
-        _gpt(out, 64 * MIB, (root,))
-        _ext4(out, root, _with_parents(_server()))
+        _gpt(out, size, (root,))
+        _ext4(out, root, _changed(_with_parents(_server()), changes))
+
+
+def build_data(path: Path, *, size: int = 32 * MIB, changes: Iterable[Node] = ()) -> None:
+    """Write a data disk to `path`: ext4 without a partition table, a web shell among the uploads. As `build` for all else.
+
+    The filesystem takes the first 32 MiB, as on a disk that was made larger later.
+    """
+    _check_size(size, 32 * MIB)
+    whole = Partition("volume", _LINUX, 0, 32 * MIB)
+    jsp = next(node for node in _planted() if node.path.endswith(b".jsp"))
+    nodes = [*_data(), replace(jsp, path=PLANTED_DATA[0])]
+    with path.open("wb") as out:
+        out.truncate(size)
+        _ext4(out, whole, _changed(_with_parents(nodes), changes))
+
+
+def file(path: bytes, content: str | bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> Node:
+    """A regular file. Its time depends on nothing but its path: a change of content alone does not show in it."""
+    return _file(path, content, mode, uid, gid)
+
+
+def _check_size(size: int, least: int) -> None:
+    if size < least or size % MIB:
+        raise ValueError(f"the disk has {least} bytes or more, in whole MiB")
+
+
+def _changed(nodes: list[Node], changes: Iterable[Node]) -> list[Node]:
+    """`nodes` with `changes`; what is new comes last, so that what is old keeps its inodes and blocks."""
+    by_path = {node.path: node for node in changes}
+    known = {node.path for node in nodes}
+    kept = [by_path.get(node.path, node) for node in nodes]
+    new = _with_parents([node for path, node in by_path.items() if path not in known])
+    return [*kept, *(node for node in new if node.path not in known)]
 
 
 def _ext4(out: BinaryIO, partition: Partition, nodes: Sequence[Node]) -> None:

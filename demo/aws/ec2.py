@@ -256,10 +256,8 @@ class Ec2:
                 text = "The parameter KmsKeyId requires the parameter Encrypted to be set."
                 raise ApiError("InvalidParameterDependency", text)
             return "", ""
-        if name:
-            key = keys.resolve(name, caller.account, caller.region)
-        else:
-            key = keys.default(caller.account, caller.region)
+        account, region = caller.account, caller.region
+        key = keys.resolve(name, account, region) if name else keys.default(account, region)
         needed = [("kms:Decrypt", source.key)] if source.key else []
         needed += [("kms:GenerateDataKeyWithoutPlaintext", key), ("kms:CreateGrant", key)]
         failed = any(not keys.may(caller, action, arn) for action, arn in needed)

@@ -18,7 +18,7 @@ def parse_ec2(operation: str, body: bytes) -> dict[str, Any]:
     """The parameters of a request, by the names that boto3 gives them."""
     values = MultiDict(parse_qsl(body.decode(), keep_blank_values=True))
     model = get_service_model("ec2").operation_model(operation)
-    request = {"method": "POST", "values": values, "headers": {}, "body": body, "url_path": "/", "url_params": {}}
+    request: Any = {"method": "POST", "values": values, "headers": {}, "body": body, "url_path": "/", "url_params": {}}
     return dict(PROTOCOL_PARSERS["ec2"](model).parse(request))
 
 

@@ -22,8 +22,8 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from demo.aws.clock import Clock
 from demo.aws.content import Content
 from demo.aws.front import Front
-from demo.aws.identity import PARTITION, Identities
 from demo.aws.handler import Handler
+from demo.aws.identity import PARTITION, Identities
 from demo.aws.keys import Keys
 from demo.aws.rules import CallLog, Denial, Fault, FaultKind, Rules
 from demo.aws.snapshots import Library, Snapshot
@@ -71,7 +71,6 @@ class EmulatedAws:
         self._front = Front(self.library, self.rules, self.log, self._identities, moto)
         self._credentials: dict[str, Credentials] = {}
         self._server = make_server("127.0.0.1", self._port, self._front, threaded=True, request_handler=Handler)
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="emulated-aws", daemon=True)
         self._thread.start()
         return self

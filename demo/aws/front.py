@@ -22,6 +22,7 @@ from demo.aws.ec2_protocol import answer_ec2, parse_ec2
 from demo.aws.errors import Answer, ApiError, answer_error, invalid, not_found
 from demo.aws.identity import (
     Identities,
+    Signed,
     internal,
     no_permission,
     scope_of,
@@ -52,6 +53,10 @@ class Request:
     headers: dict[str, str]
     body: bytes
     environ: Environ
+
+    def signed(self) -> Signed:
+        target = self.environ.get("REQUEST_URI") or self.environ.get("RAW_URI") or self.path
+        return Signed(self.method, target, self.headers, self.body)
 
 
 class Front:
@@ -88,6 +93,7 @@ class Front:
         fault: Fault | None = None
         try:
             key = self._identities.check(scope, request.headers)
+            self._identities.verify(scope, key, request.signed())
             caller = call.caller = Caller(key.account, scope.region, key.principal, scope.access_key)
             call.resources, names = _resources(request, service, caller)
             if self._rules.region_disabled(caller.account, caller.region):
@@ -189,7 +195,7 @@ class Front:
             snapshot.adopted = True
 
     def _answer_moto(self, request: Request, call: Call) -> Answer:
-        volumes = self._volumes_at_stake(request, call)
+        volumes = self._volumes_at_stake(call)
         answer = _ask(self._moto, request)
         if call.service == "ec2" and answer.status == 200:
             made = {match[0].decode() for match in re.finditer(rb"\b(?:i|vol)-[0-9a-f]{8,17}\b", answer.body)}
@@ -201,14 +207,14 @@ class Front:
             self.ec2.forget_gone_volumes(call.caller, volumes)
         return answer
 
-    def _volumes_at_stake(self, request: Request, call: Call) -> list[str]:
+    def _volumes_at_stake(self, call: Call) -> list[str]:
         if call.action not in ("ec2:DeleteVolume", "ec2:TerminateInstances"):
             return []
         names = [arn.rpartition("/")[2] for arn in call.resources]
         return [*names, *self.ec2.volumes_of(call.caller, names)]
 
 
-class _Dropped(Exception):  # noqa: N818  not an error of ours
+class _Dropped(Exception):
     """The connection is to end now."""
 
 
@@ -230,20 +236,24 @@ def _resources(request: Request, service: str, caller: Caller) -> tuple[tuple[st
     if service == "ebs":
         parts = request.path.split("/")
         snapshot = next((part for part in parts if part.startswith("snap-")), "")
-        arns = (_arn("snap", snapshot, caller),) if snapshot else ()
-        if first := request.query.get("firstSnapshotId"):
-            arns = (*arns, _arn("snap", first, caller))
+        names = [name for name in (snapshot, request.query.get("firstSnapshotId", "")) if name]
+        arns = tuple(_arn("snap", name, caller) for name in names)
         block = f"{snapshot}/{parts[-1]}" if "blocks" in parts[:-1] else ""
         return arns, (*arns, snapshot, block)
     values: Iterable[str] = ()
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         values = [value for _, value in parse_qsl(request.body.decode("utf-8", "replace"))]
-    arns = tuple(
-        value if value.startswith("arn:") else _arn(match[1], value, caller)
-        for value in values
-        if (match := _RESOURCE.fullmatch(value)) or value.startswith("arn:")
-    )
+    found = (_named(value, caller) for value in values)
+    arns = tuple(arn for arn in found if arn)
     return arns, (*arns, *(arn.rpartition("/")[2] for arn in arns), "")
+
+
+def _named(value: str, caller: Caller) -> str:
+    """The ARN of what a parameter's value names; empty if it names nothing."""
+    if value.startswith("arn:"):
+        return value
+    match = _RESOURCE.fullmatch(value)
+    return _arn(match[1], value, caller) if match else ""
 
 
 def _arn(prefix: str, name: str, caller: Caller) -> str:
@@ -270,7 +280,7 @@ def _ask(application: Application, request: Request) -> Answer:
     said: list[tuple[int, list[tuple[str, str]]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
-        said.append((int(status.split()[0]), headers))
+        said.append((int(status.split(maxsplit=1)[0]), headers))
 
     request.environ["wsgi.input"] = io.BytesIO(request.body)
     chunks = application(request.environ, start_response)

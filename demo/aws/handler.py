@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -35,10 +36,13 @@ class Handler(MotoRequestHandler):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         head: list[bytes] = []
 
-        def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
+        def start_response(
+            status: str, headers: list[tuple[str, str]], _: object = None, /
+        ) -> Callable[[bytes], object]:
             lines = [f"HTTP/1.1 {status}", f"Date: {self.date_time_string()}"]
             lines += [f"{name}: {value}" for name, value in headers]
             head[:] = ["\r\n".join([*lines, "", ""]).encode("latin-1")]
+            return head.append
 
         try:
             for chunk in self.server.app(self.make_environ(), start_response):

@@ -5,10 +5,14 @@ Source: "AWS Signature Version 4 for API requests" (IAM User Guide).
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
@@ -16,6 +20,8 @@ from demo.aws.clock import Clock
 from demo.aws.errors import ApiError
 
 PARTITION = "aws"
+_UNVERIFIED = {"s3"}  # signs by rules of its own
+_SIGNED = re.compile(r"SignedHeaders=([a-z0-9;_-]+), *Signature=([0-9a-f]{64})")
 _CREDENTIAL = re.compile(
     r"AWS4-HMAC-SHA256 +Credential=([A-Z0-9]{16,32})/([0-9]{8})/([a-z0-9-]+)/([a-z0-9-]+)/aws4_request"
 )
@@ -46,6 +52,16 @@ def scope_of(headers: Mapping[str, str]) -> Scope | None:
     return Scope(match[1], match[3], match[4]) if match else None
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a signature is about: `target` is path and query as they came, header names are in small letters."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class Identities:
     """Looks keys up and remembers them."""
 
@@ -71,6 +87,24 @@ class Identities:
             raise expired_credentials(scope.service)
         return key
 
+    def verify(self, scope: Scope, key: Key, message: Signed) -> None:
+        """Raise `ApiError` if the request was not signed with the secret of `key`, or changed afterwards."""
+        if scope.service in _UNVERIFIED:
+            return
+        signed = _SIGNED.search(message.headers.get("authorization", ""))
+        if signed is None:
+            raise wrong_signature(scope.service)
+        names = signed[1].split(";")
+        headers = {name: message.headers.get(name, "") for name in names}
+        request = AWSRequest(
+            message.method, f"http://{message.headers.get('host')}{message.target}", headers, message.body
+        )
+        request.context["timestamp"] = message.headers.get("x-amz-date", "")
+        signer = SigV4Auth(Credentials(scope.access_key, key.secret), scope.service, scope.region)
+        text = signer.string_to_sign(request, signer.canonical_request(request))
+        if "host" not in names or not hmac.compare_digest(signer.signature(text, request), signed[2]):
+            raise wrong_signature(scope.service)
+
     def forget(self) -> None:
         self._known.clear()
 
@@ -90,6 +124,13 @@ def _find(access_key: str) -> Key | None:
         principal = f"arn:aws:iam::{account}:user/{found.user_name}"
         return Key(account, principal, found.secret_access_key)
     return None
+
+
+def wrong_signature(service: str) -> ApiError:
+    text = "The request signature we calculated does not match the signature you provided."
+    if service == "ec2":
+        return wrong_credentials(service)
+    return ApiError("SignatureDoesNotMatch" if service in ("sts", "iam") else "InvalidSignatureException", text, 403)
 
 
 def wrong_credentials(service: str) -> ApiError:
