@@ -77,10 +77,12 @@ class Sessions:
     `endpoint_url` is for tests and private endpoints; it serves all services.
     """
 
-    def __init__(self, base: boto3.Session | None = None, *, endpoint_url: str | None = None) -> None:
-        self.base = base or boto3.Session()
+    def __init__(
+        self, base: boto3.Session | None = None, *, endpoint_url: str | None = None, loader: Loader | None = None
+    ) -> None:
+        self._loader = loader or Loader()
+        self.base = base or self._session()
         self.endpoint_url = endpoint_url
-        self._loader = Loader()
 
     def client(self, session: boto3.Session, service: Any, region: str, *, config: Config = READS) -> Any:
         """An SDK client. Raises `ConfigError` without credentials, `CloudError` for a region that cannot be."""
@@ -98,10 +100,14 @@ class Sessions:
         sts: STSClient = self.client(self.base, "sts", region)
         renew = _renewal(sts, account, role)
         credentials = RefreshableCredentials.create_from_metadata(renew(), renew, method="sts-assume-role")
+        return self._session(region_name=region, provider=_Given(credentials))
+
+    def _session(self, *, region_name: str | None = None, provider: CredentialProvider | None = None) -> boto3.Session:
         core = CoreSession()
         core.register_component("data_loader", self._loader)
-        core.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
-        return boto3.Session(botocore_session=core, region_name=region)
+        if provider:
+            core.register_component("credential_provider", CredentialResolver([provider]))
+        return boto3.Session(botocore_session=core, region_name=region_name)
 
 
 class _Given(CredentialProvider):

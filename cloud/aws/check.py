@@ -108,13 +108,15 @@ def _reads(connector: AwsConnector, snapshot: Snapshot) -> Iterator[Checked]:
     if not blocks:
         yield Checked("ebs:GetSnapshotBlock", None, f"{snapshot.id} has no block to try it on")
         return
-    yield _tried(
-        "ebs:GetSnapshotBlock",
-        snapshot.id,
-        lambda: ebs.get_snapshot_block(
-            SnapshotId=snapshot.id, BlockIndex=blocks[0]["BlockIndex"], BlockToken=blocks[0]["BlockToken"]
-        )["BlockData"].close(),
-    )
+
+    def got() -> None:
+        first = blocks[0]
+        answer = ebs.get_snapshot_block(
+            SnapshotId=snapshot.id, BlockIndex=first["BlockIndex"], BlockToken=first["BlockToken"]
+        )
+        answer["BlockData"].close()
+
+    yield _tried("ebs:GetSnapshotBlock", snapshot.id, got)
 
 
 def _keys(connector: AwsConnector, instances: list[Instance], owned: list[Snapshot]) -> Iterator[Checked]:

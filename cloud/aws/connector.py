@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -96,7 +96,7 @@ class AwsConnector:
             wanted = [disk for disk in wanted if disk in attached]
             found = self._make(ours, disks[0].instance, token, wanted, attached, boot) if wanted else []
         by_disk = {one.disk: one for one in reversed(found)}  # the oldest stays: the same one each time
-        return [self._of(disk, by_disk.get(disk.id), refused.get(disk.id, "")) for disk in disks]
+        return [self._of(disk, None if disk.id in refused else by_disk.get(disk.id), refused) for disk in disks]
 
     def leftovers(self, used: Sequence[Snapshot]) -> Iterator[Resource]:
         """What carries the tokens of `used` and is not among them: a second set of a repeated call, disks not asked for."""
@@ -189,9 +189,9 @@ class AwsConnector:
             self._attached(instance)  # it may have been terminated meanwhile: then that is what to say
             raise
 
-    def _of(self, disk: Disk, found: Snapshot | None, why: str) -> Snapshot:
+    def _of(self, disk: Disk, found: Snapshot | None, refused: Mapping[str, str]) -> Snapshot:
         if found is None:
-            why = why or "AWS made no snapshot of it: it is not in the set that this token made"
+            why = refused.get(disk.id, "it is not in the set of snapshots that AWS made")
             return Snapshot(
                 self.place,
                 "",

@@ -27,7 +27,8 @@ class Setup:
     `any_snapshot`: blocks of snapshots that we did not make may be read too (`kumomori scan snapshot`, image snapshots).
     `scanner_account`: the account that snapshots are lent to, if blocks are read there. `copy_key`: ARN of the customer's key
     that copies are encrypted with, if AWS's own key has to be worked around. `keys`: ARNs of keys that disks may be
-    encrypted with; "*" is any key whose own policy lets this role in.
+    encrypted with; "*" is any key whose own policy lets this role in. `exclude`: keys of tags that leave a machine out;
+    one that carries any of them cannot be snapshotted, stopped or tagged even by mistake.
     """
 
     installation: str
@@ -36,12 +37,16 @@ class Setup:
     scanner_account: str = ""
     copy_key: str = ""
     keys: Sequence[str] = ("*",)
+    exclude: Sequence[str] = (EXCLUDE,)
 
     def ours(self) -> Mapping[str, str]:
         return {f"aws:ResourceTag/{INSTALLATION}": self.installation}
 
     def made_ours(self) -> Mapping[str, str]:
         return {f"aws:RequestTag/{INSTALLATION}": self.installation}
+
+    def not_excluded(self) -> Mapping[str, Any]:
+        return {"Null": {f"aws:ResourceTag/{key}": "true" for key in self.exclude}}
 
     def ec2(self, kind: str) -> str:
         return f"arn:{self.partition}:ec2:*:*:{kind}/*"
@@ -71,7 +76,7 @@ def scanner(setup: Setup) -> Policy:
             "KumomoriSnapshotSource",
             ("ec2:CreateSnapshots",),
             [setup.ec2("instance"), setup.ec2("volume")],
-            {"Null": {f"aws:ResourceTag/{EXCLUDE}": "true"}},
+            setup.not_excluded(),
         ),
         _allow(
             "KumomoriSnapshotMade",
@@ -156,7 +161,7 @@ def responder(setup: Setup) -> Policy:
     """The role that answers to findings: isolate, release, tag, stop. Never given to the scanner."""
     group, card = setup.ec2("security-group"), setup.ec2("network-interface")
     instance = setup.ec2("instance")
-    not_excluded = {"Null": {f"aws:ResourceTag/{EXCLUDE}": "true"}}
+    not_excluded = setup.not_excluded()
     return _policy(
         [
             _allow("KumomoriLook", ("ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups"), "*"),

@@ -1,0 +1,145 @@
+"""The emulated AWS on loopback, and a record of every call that our code makes, held against the policies of its role."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.loaders import Loader
+from botocore.session import Session as CoreSession
+
+from cloud.aws import accounts
+from cloud.aws.accounts import Sessions
+from cloud.aws.connector import AwsConnector, connect
+from demo.aws.emulator import REGION, EmulatedAws
+from infra.aws import policies
+from infra.aws.policies import Setup
+
+_ACCOUNTS = itertools.count(100000000001)
+INSTALLATION = "test-1"
+SETUP = Setup(INSTALLATION, scanner_account="222222222222", copy_key="arn:aws:kms:us-east-1:123456789012:key/1")
+# Calls whose permission has another name, or several.
+ACTIONS = {("sqs", "DeleteMessageBatch"): "sqs:DeleteMessage"}
+
+
+@dataclass
+class Recorded:
+    """Actions that our code called, by the role whose session it used."""
+
+    calls: dict[str, set[str]] = field(default_factory=dict)
+
+    def hook(self, role: str) -> Callable[..., None]:
+        def record(model: Any, **_: Any) -> None:
+            service = model.service_model.signing_name
+            action = ACTIONS.get((service, model.name), f"{service}:{model.name}")
+            self.calls.setdefault(role, set()).add(action)
+
+        return record
+
+    def outside(self) -> dict[str, set[str]]:
+        allowed = {
+            "scanner": policies.actions(policies.scanner(SETUP)),
+            "organization": policies.actions(policies.organization(SETUP, ["KumomoriScanner"]))
+            | policies.actions(policies.scanner(SETUP)),
+            "responder": policies.actions(policies.responder(SETUP)),
+            "events": policies.actions(policies.events("arn:aws:sqs:us-east-1:123456789012:q")),
+        }
+        return {role: calls - allowed[role] for role, calls in self.calls.items() if calls - allowed[role]}
+
+
+@pytest.fixture(autouse=True)
+def no_credentials_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def loader() -> Loader:
+    """Service models, read once: they are most of a session's cost."""
+    return Loader()
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[EmulatedAws]:
+    with EmulatedAws() as running:
+        yield running
+
+
+@pytest.fixture
+def account(emulator: EmulatedAws) -> Iterator[str]:
+    """An account that nothing was done in yet, so that tests need no new emulator."""
+    yield f"{next(_ACCOUNTS):012}"
+    emulator.calm()
+
+
+@pytest.fixture
+def keys(emulator: EmulatedAws, account: str) -> dict[str, Any]:
+    given = emulator.credentials(account)
+    return {"aws_access_key_id": given.access_key, "aws_secret_access_key": given.secret_key}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
+    """Fails the test if a call lies outside the policies of its role."""
+    found = Recorded()
+
+    class Watched(CoreSession):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register("before-call", found.hook("scanner"))
+
+    monkeypatch.setattr(accounts, "CoreSession", Watched)
+    yield found
+    assert found.outside() == {}
+
+
+@pytest.fixture
+def sessions(
+    emulator: EmulatedAws, recorded: Recorded, loader: Loader, keys: dict[str, Any]
+) -> Callable[[str], Sessions]:
+    """Sessions of a role whose calls are recorded."""
+
+    def make(role: str) -> Sessions:
+        core = CoreSession()
+        core.register_component("data_loader", loader)
+        core.register("before-call", recorded.hook(role))
+        base = boto3.Session(**keys, region_name=REGION, botocore_session=core)
+        return Sessions(base, endpoint_url=emulator.endpoint, loader=loader)
+
+    return make
+
+
+@pytest.fixture
+def backdoor(emulator: EmulatedAws, loader: Loader, keys: dict[str, Any]) -> Callable[[str], Any]:
+    """Clients for a test's own work, not recorded."""
+    core = CoreSession()
+    core.register_component("data_loader", loader)
+    session = boto3.Session(**keys, region_name=REGION, botocore_session=core)
+
+    @functools.cache
+    def client(service: str) -> Any:
+        return session.client(service, endpoint_url=emulator.endpoint)  # type: ignore[call-overload]
+
+    return client
+
+
+@pytest.fixture
+def ec2(backdoor: Callable[[str], Any]) -> Any:
+    return backdoor("ec2")
+
+
+@pytest.fixture
+def connector(sessions: Callable[[str], Sessions], account: str) -> AwsConnector:
+    """With the scanner's role; waits for nothing."""
+    of = sessions("scanner")
+    made = connect(of, of.base, account, REGION, INSTALLATION)
+    return replace(made, settle_seconds=0.0, pause=lambda _: None)
