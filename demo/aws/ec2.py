@@ -387,6 +387,16 @@ class Ec2:
             image.add_tags(_tags(params, "image"))
         return {"ImageId": image.id}
 
+    def make_instance_store(self, account: str, region: str, instance_id: str) -> None:
+        """Take all volumes from an instance: what is left is storage of its host, which no snapshot can reach."""
+        backend = ec2_backends[account][region]
+        instance = backend.get_instance(instance_id)
+        instance.root_device_type = "instance-store"
+        for device, mapping in list(instance.block_device_mapping.items()):
+            backend.detach_volume(mapping.volume_id, instance_id, device)
+            backend.delete_volume(mapping.volume_id)
+            self._library.forget_volume(mapping.volume_id)
+
     def started(self, caller: Caller, instance_ids: Iterable[str]) -> None:
         """After RunInstances: give each new instance the disks of its image, as moto does not."""
         backend = ec2_backends[caller.account][caller.region]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from demo.aws import events
 from demo.aws.clock import Clock
 from demo.aws.content import Content
 from demo.aws.front import Front
@@ -66,10 +68,11 @@ class EmulatedAws:
         os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # 1,300 snapshots that are nobody's
         _reset_moto()
         self._identities = Identities(self.clock)
-        self.library = Library(self.folder, self.clock, self.rules, Keys(self.rules))
+        self.library = Library(self.folder, self.clock, self.rules, Keys(self.rules, self.log, self.clock))
         moto = DomainDispatcherApplication(create_backend_app)
         self._front = Front(self.library, self.rules, self.log, self._identities, moto)
         self._credentials: dict[str, Credentials] = {}
+        self._sessions: dict[tuple[str, str], boto3.Session] = {}
         self._server = make_server("127.0.0.1", self._port, self._front, threaded=True, request_handler=Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="emulated-aws", daemon=True)
         self._thread.start()
@@ -114,13 +117,26 @@ class EmulatedAws:
         return self._credentials[account]
 
     def session(self, account: str = ACCOUNT, region: str = REGION) -> boto3.Session:
-        """A session of an account's administrator; its clients need `endpoint_url`."""
-        keys = self.credentials(account)
-        return boto3.Session(keys.access_key, keys.secret_key, keys.session_token, region)
+        """A session of an account's administrator, the same one each time; its clients need `endpoint_url`."""
+        if (account, region) not in self._sessions:
+            keys = self.credentials(account)
+            session = boto3.Session(keys.access_key, keys.secret_key, keys.session_token, region)
+            self._sessions[account, region] = session
+        return self._sessions[account, region]
 
-    def client(self, service: Any, account: str = ACCOUNT, region: str = REGION, *, retries: int = 0) -> Any:
-        """A boto3 client of an account's administrator, which repeats failed calls `retries` times."""
-        config = Config(retries={"total_max_attempts": retries + 1}, connect_timeout=10, read_timeout=30)
+    def client(
+        self, service: Any, account: str = ACCOUNT, region: str = REGION, *, retries: int = 0, strict: bool = True
+    ) -> Any:
+        """A boto3 client of an account's administrator, which repeats failed calls `retries` times.
+
+        Unless it is `strict` it also sends what botocore knows to be wrong.
+        """
+        config = Config(
+            retries={"total_max_attempts": retries + 1},
+            connect_timeout=10,
+            read_timeout=30,
+            parameter_validation=strict,
+        )
         return self.session(account, region).client(service, endpoint_url=self.endpoint, config=config)
 
     def volume(self, volume_id: str, account: str = ACCOUNT, region: str = REGION) -> Content:
@@ -153,6 +169,30 @@ class EmulatedAws:
     def expire_tokens(self) -> None:
         """All block and page tokens given out so far are void."""
         self._front.ebs.tokens.expire()
+
+    def announce(self, *, on: bool = True) -> None:
+        """Let starts, stops and ends of instances appear as events on the account's bus from now on."""
+        self._front.announcer.on = on
+
+    def queue(self, account: str = ACCOUNT, region: str = REGION, name: str = "kumomori-events") -> str:
+        """The URL of a new SQS queue that gets every state change of instances; see `announce` and `demo.aws.events`."""
+        sqs, bus = self.client("sqs", account, region), self.client("events", account, region)
+        url = str(sqs.create_queue(QueueName=name)["QueueUrl"])
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        pattern = {"source": [events.SOURCE], "detail-type": [events.STATE_CHANGE]}
+        bus.put_rule(Name=name, EventPattern=json.dumps(pattern))
+        bus.put_targets(Rule=name, Targets=[{"Id": "queue", "Arn": arn}])
+        return url
+
+    def state_changed(self, instance: str, state: str, account: str = ACCOUNT, region: str = REGION) -> dict[str, Any]:
+        """Publish one event; it is returned, so that it can be sent to the queue once more, or out of order."""
+        event = events.state_change(instance, state, account=account, region=region, clock=self.clock)
+        events.publish(event)
+        return event
+
+    def make_instance_store(self, instance_id: str, account: str = ACCOUNT, region: str = REGION) -> None:
+        """Turn an instance into one that has no EBS volume at all."""
+        self._front.ec2.make_instance_store(account, region, instance_id)
 
     def calm(self) -> None:
         """Take back every rule: denials, faults, limits, delays."""

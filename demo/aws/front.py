@@ -20,6 +20,7 @@ from demo.aws.ebs import EbsDirect
 from demo.aws.ec2 import Ec2
 from demo.aws.ec2_protocol import answer_ec2, parse_ec2
 from demo.aws.errors import Answer, ApiError, answer_error, invalid, not_found
+from demo.aws.events import Announcer
 from demo.aws.identity import (
     Identities,
     Signed,
@@ -64,6 +65,7 @@ class Front:
 
     def __init__(self, library: Library, rules: Rules, log: CallLog, identities: Identities, moto: Application) -> None:
         self.ebs = EbsDirect(library)
+        self.announcer = Announcer(library.clock)
         self.ec2 = Ec2(library)
         self._library = library
         self._rules = rules
@@ -205,6 +207,7 @@ class Front:
                 for volume in sorted(one for one in made if one.startswith("vol-")):
                     self.ec2.created_volume(call.caller, volume)
             self.ec2.forget_gone_volumes(call.caller, volumes)
+            self.announcer.told(call, sorted(one for one in made if one.startswith("i-")))
         return answer
 
     def _volumes_at_stake(self, call: Call) -> list[str]:

@@ -11,15 +11,18 @@ from typing import Any
 
 from moto.kms.models import kms_backends
 
+from demo.aws.clock import Clock
 from demo.aws.errors import ApiError
-from demo.aws.rules import Caller, Rules
+from demo.aws.rules import Call, Caller, CallLog, Rules
 
 EBS_ALIAS = "alias/aws/ebs"
 
 
 class Keys:
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, log: CallLog, clock: Clock) -> None:
         self._rules = rules
+        self._log = log
+        self._clock = clock
 
     def resolve(self, name: str, account: str, region: str) -> str:
         """The ARN of a key named by id, ARN, alias or alias ARN. Raises `ApiError` (InvalidKmsKeyId) if there is none."""
@@ -51,7 +54,17 @@ class Keys:
         return backend.alias_exists(EBS_ALIAS) and backend.describe_key(EBS_ALIAS).arn == arn
 
     def may(self, caller: Caller, action: str, arn: str) -> bool:
-        """Whether the caller may do `action` (`kms:Decrypt`) with a key: it is enabled, and everybody concerned agrees."""
+        """Whether the caller may do `action` (`kms:Decrypt`) with a key: it is enabled, and everybody concerned agrees.
+
+        The log has it as a call that another one implied, once for a caller, an action and a key.
+        """
+        allowed = self._may(caller, action, arn)
+        status = 200 if allowed else 400
+        call = Call("kms", action.removeprefix("kms:"), caller, (arn,), status, implied=True, at=self._clock.now())
+        self._log.add_once(call)
+        return allowed
+
+    def _may(self, caller: Caller, action: str, arn: str) -> bool:
         key = self._key(arn)
         if key is None or not key.enabled or self._rules.denied(action, caller, (arn,)):
             return False

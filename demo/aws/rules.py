@@ -52,9 +52,17 @@ class CallLog:
 
     def __init__(self) -> None:
         self._calls: deque[Call] = deque(maxlen=MAX_CALLS)
+        self._once: set[tuple[str, Caller, tuple[str, ...], int]] = set()
 
     def add(self, call: Call) -> None:
         self._calls.append(call)
+
+    def add_once(self, call: Call) -> None:
+        """Add a call if there was none of that action, caller, resource and outcome."""
+        what = (call.action, call.caller, call.resources, call.status)
+        if what not in self._once:
+            self._once.add(what)
+            self.add(call)
 
     def calls(self, action: str = "*", *, principal: str = "*", failed: bool | None = None) -> list[Call]:
         """Those of an action (`ebs:Get*`), of a caller, and with or without success."""
@@ -74,6 +82,7 @@ class CallLog:
 
     def clear(self) -> None:
         self._calls.clear()
+        self._once.clear()
 
 
 @dataclass(frozen=True, slots=True)
