@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from cloud.aws.errors import translated
 from cloud.aws.patience import PATIENCE_SECONDS, Caller, GaveUp, reason_of
 from cloud.aws.tokens import Page, Query, Tokens, pages
-from cloud.aws.transport import BlockAnswer, Transport
+from cloud.aws.transport import READ_SECONDS, BlockAnswer, Transport
 from cloud.fetcher import Fetcher, Zeros
 from cloud.pace import Quotas
 from cloud.store import BLOCK_BYTES, STORE_BYTES, BlockStore
@@ -166,17 +166,19 @@ def open_snapshot(
     store_bytes: int = STORE_BYTES,
     threads: int = THREADS,
     patience_seconds: float = PATIENCE_SECONDS,
+    read_seconds: float = READ_SECONDS,
 ) -> Iterator[SnapshotSource]:
     """A completed snapshot, open for reading. `quotas`: those of the account, one object for all that is read of it.
 
-    `store`: where blocks are kept, if several disks share one; else one of `store_bytes`. Raises at once `AccessDenied`
+    `store`: where blocks are kept, if several disks share one; else one of `store_bytes`. A call that is silent for
+    `read_seconds` is made again, until `patience_seconds` are over. Raises at once `AccessDenied`
     naming ebs:ListSnapshotBlocks, `Gone`, `Throttled`, `CloudError`, `ConfigError`. Leaving ends all threads.
     """
     own = BlockStore(store_bytes) if store is None else None
     source: SnapshotSource | None = None
     transport: Transport | None = None
     try:
-        transport = Transport(session, region=region, endpoint=endpoint, connections=threads)
+        transport = Transport(session, region=region, endpoint=endpoint, connections=threads, read_seconds=read_seconds)
         source = SnapshotSource(
             transport,
             snapshot,

@@ -27,7 +27,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from cloud.aws.errors import translated_errors
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from boto3.session import Session
 
 CONNECT_SECONDS: Final = 5.0
-READ_SECONDS: Final = 20.0
+READ_SECONDS: Final = 10.0
 _MOST_JSON_BYTES: Final = 8 << 20  # a page of 10,000 blocks has about 2 MB
 _MOST_ERROR_BYTES: Final = 64 << 10
 _SERVICE: Final = "ebs"
@@ -220,7 +220,8 @@ def _said(error: Exception) -> str:
     """Without the address asked for: a block token in it would be a secret in a log."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, TimeoutError | urllib3.exceptions.TimeoutError):
+        late = isinstance(seen, TimeoutError | urllib3.exceptions.TimeoutError)
+        if late and not isinstance(seen, NewConnectionError):  # which calls itself one, and is none
             return "the service did not answer in time"
         if isinstance(seen, urllib3.exceptions.SSLError):
             return "the certificate of the service could not be verified"

@@ -1,6 +1,6 @@
 """EBS direct on loopback, for measuring and for tests: pages, tokens that expire, checksums, latency, a quota, faults.
 
-`python -m bench.ebs_server` serves one snapshot whose blocks are all alike, and prints its address.
+`python -m tests.cloud.aws.ebs_server` serves one snapshot whose blocks are all alike, and prints its address.
 Source: botocore's model of the service, version 2019-11-02.
 """
 
@@ -270,7 +270,7 @@ def serving(service: Service) -> Iterator[str]:
 
 def main() -> int:
     """Until its standard input is closed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.ebs_server", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.cloud.aws.ebs_server", description=__doc__)
     parser.add_argument("--blocks", type=int, default=2048)
     parser.add_argument("--latency-seconds", type=float, default=0.025)
     parser.add_argument("--blocks-per-second", type=float, default=0.0)
