@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -13,14 +13,17 @@ import boto3
 
 from cloud import Ledger
 from cloud.aws.accounts import ONCE, Sessions
+from cloud.aws.blocks import SnapshotSource, changed_extents, open_snapshot
 from cloud.aws.errors import translated_errors
 from cloud.aws.inventory import Rules, iter_instances
 from cloud.aws.keys import describe_key
 from cloud.aws.listing import list_images, list_instances, list_snapshots
-from cloud.aws.sharing import ScannerAccount
+from cloud.aws.sharing import ScannerAccount, lent
 from cloud.aws.snapshots import KIND, MOST_EXCLUDED, Ours, utc_now
 from cloud.aws.tags import OF, plain
-from core.blocks import BlockSource, Extent
+from cloud.pace import Quotas
+from cloud.store import BlockStore
+from core.blocks import Extent
 from core.errors import AccessDenied, CloudError, Gone
 from core.estate import Disk, Image, Instance, Place, Resource, Snapshot, SnapshotState
 
@@ -36,7 +39,8 @@ class AwsConnector:
 
     `ec2` is for reads and deletions, which the SDK may repeat; `once` for what makes something, which it may not.
     `lifetime_seconds`: when the sweeper may delete what we made. `settle_seconds`: how late EC2 may list.
-    `scanner`: the account that reads blocks, if it is another one.
+    `scanner`: the account that reads blocks, if it is another one. `quotas`: those of the account that reads, one object for
+    all its connectors in this region. `store`: where blocks are kept, if several disks share one.
     """
 
     account: str
@@ -49,6 +53,8 @@ class AwsConnector:
     installation: str
     rules: Rules = field(default_factory=Rules)
     scanner: ScannerAccount | None = None
+    quotas: Quotas = field(default_factory=Quotas)
+    store: BlockStore | None = None
     endpoint_url: str | None = None
     lifetime_seconds: float = 86400.0
     settle_seconds: float = 30.0
@@ -109,11 +115,48 @@ class AwsConnector:
         """As it is now. One that was never made stays as it is."""
         return self.ours().refresh(snapshot) if snapshot.id else snapshot
 
-    def open(self, snapshot: Snapshot, ledger: Ledger) -> AbstractContextManager[BlockSource]:
-        raise NotImplementedError
+    @contextmanager
+    def open(self, snapshot: Snapshot, ledger: Ledger) -> Iterator[SnapshotSource]:
+        """Its bytes by the EBS direct APIs; nothing is made, unless another account reads (cloud/aws/sharing.py).
+
+        Raises `Gone`, `CloudError` for one that is not READY, and what `open_snapshot` raises. Leaving ends all threads.
+        """
+        if snapshot.state is SnapshotState.GONE:
+            raise Gone(f"{snapshot}: it is not there any more")
+        if snapshot.state is not SnapshotState.READY:
+            raise CloudError(f"{snapshot}: it is {snapshot.state.value}: {snapshot.detail or 'wait until it is ready'}")
+        if self.scanner is None:
+            with self._blocks(self.session, snapshot) as source:
+                yield source
+            return
+        with (
+            lent(self.ours(), self.kms, self.scanner, snapshot, ledger) as readable,
+            self._blocks(self.scanner.session, readable) as source,
+        ):
+            yield source
 
     def changed(self, old: Snapshot, new: Snapshot) -> Iterator[Extent] | None:
-        raise NotImplementedError
+        """In blocks of 512 KiB. None if they are not of one lineage: those of one disk, or of a disk made from `old`, are.
+
+        Raises `AccessDenied` naming ebs:ListChangedBlocks, `Gone`, `Throttled`, `CloudError`, also while the extents are taken.
+        """
+        if old.place != new.place:
+            return None
+        return changed_extents(
+            self.session,
+            old.id,
+            new.id,
+            region=self.region,
+            first_bytes=old.size_bytes,
+            second_bytes=new.size_bytes,
+            quotas=self.quotas,
+            endpoint=self.endpoint_url,
+        ).extents
+
+    def _blocks(self, session: boto3.Session, snapshot: Snapshot) -> AbstractContextManager[SnapshotSource]:
+        return open_snapshot(
+            session, snapshot.id, region=self.region, quotas=self.quotas, endpoint=self.endpoint_url, store=self.store
+        )
 
     def delete(self, resource: Resource) -> None:
         """Delete a snapshot of ours; if only the intention is known, all that it may have made. Raises `CloudError`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from botocore.loaders import Loader
 from botocore.session import Session as CoreSession
 
@@ -26,6 +27,43 @@ INSTALLATION = "test-1"
 SETUP = Setup(INSTALLATION, scanner_account="222222222222", copy_key="arn:aws:kms:us-east-1:123456789012:key/1")
 # Calls whose permission has another name, or several.
 ACTIONS = {("sqs", "DeleteMessageBatch"): "sqs:DeleteMessage"}
+
+
+AMI = "ami-12c6146b"
+
+
+def launch(ec2: Any, disks: int = 2, tags: dict[str, str] | None = None, kind: str = "t3.micro", **more: Any) -> str:
+    names = ["/dev/sda1", "/dev/sdf", "/dev/sdg"][:disks]
+    mappings = [{"DeviceName": name, "Ebs": {"VolumeSize": 1 + at}} for at, name in enumerate(names)]
+    given = [{"Key": key, "Value": value} for key, value in (tags or {"Name": "web"}).items()]
+    answer = ec2.run_instances(
+        ImageId=AMI,
+        MinCount=1,
+        MaxCount=1,
+        InstanceType=kind,
+        BlockDeviceMappings=mappings,
+        TagSpecifications=[{"ResourceType": "instance", "Tags": given}],
+        **more,
+    )
+    return str(answer["Instances"][0]["InstanceId"])
+
+
+def fails(code: str, message: str = "no", **more: Any) -> Callable[..., Any]:
+    def call(**_: Any) -> Any:
+        raise ClientError({"Error": {"Code": code, "Message": message}, **more}, "CreateSnapshots")
+
+    return call
+
+
+class Over:
+    """A client with some calls replaced."""
+
+    def __init__(self, client: Any, **calls: Callable[..., Any]) -> None:
+        self._client = client
+        self.__dict__.update(calls)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
 
 @dataclass

@@ -8,54 +8,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import ReadTimeoutError
 
 from cloud.aws.connector import AwsConnector
 from cloud.aws.inventory import Rules
 from core.errors import AccessDenied, CloudError, ConfigError, Gone, Throttled
 from core.estate import Instance, InstanceState, Resource, Snapshot, SnapshotState
+from tests.cloud.aws.conftest import AMI, Over, fails, launch
 
-AMI = "ami-12c6146b"
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-def launch(ec2: Any, disks: int = 2, tags: dict[str, str] | None = None, kind: str = "t3.micro", **more: Any) -> str:
-    names = ["/dev/sda1", "/dev/sdf", "/dev/sdg"][:disks]
-    mappings = [{"DeviceName": name, "Ebs": {"VolumeSize": 1 + at}} for at, name in enumerate(names)]
-    given = [{"Key": key, "Value": value} for key, value in (tags or {"Name": "web"}).items()]
-    answer = ec2.run_instances(
-        ImageId=AMI,
-        MinCount=1,
-        MaxCount=1,
-        InstanceType=kind,
-        BlockDeviceMappings=mappings,
-        TagSpecifications=[{"ResourceType": "instance", "Tags": given}],
-        **more,
-    )
-    return str(answer["Instances"][0]["InstanceId"])
 
 
 def only(connector: AwsConnector) -> Instance:
     (found,) = connector.instances()
     return found
-
-
-def fails(code: str, message: str = "no", **more: Any) -> Callable[..., Any]:
-    def call(**_: Any) -> Any:
-        raise ClientError({"Error": {"Code": code, "Message": message}, **more}, "CreateSnapshots")
-
-    return call
-
-
-class Over:
-    """A client with some calls replaced."""
-
-    def __init__(self, client: Any, **calls: Callable[..., Any]) -> None:
-        self._client = client
-        self.__dict__.update(calls)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
 
 
 def test_instance_with_its_disks(connector: AwsConnector, ec2: Any) -> None:
