@@ -10,10 +10,10 @@ class Clock:
     """Seconds since 1970, UTC. Only rises."""
 
     def __init__(self) -> None:
-        self._ahead = 0.0
+        self.ahead = 0.0  # of the real time
 
     def now(self) -> float:
-        return time.time() + self._ahead
+        return time.time() + self.ahead
 
     def today(self) -> datetime:
         return datetime.fromtimestamp(self.now(), UTC)
@@ -22,4 +22,4 @@ class Clock:
         """Let `seconds` pass at once."""
         if seconds < 0:
             raise ValueError("time does not go back")
-        self._ahead += seconds
+        self.ahead += seconds

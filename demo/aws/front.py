@@ -199,6 +199,8 @@ class Front:
     def _answer_moto(self, request: Request, call: Call) -> Answer:
         volumes = self._volumes_at_stake(call)
         answer = _ask(self._moto, request)
+        if call.action == "sts:AssumeRole" and (key := re.search(rb"<AccessKeyId>(\w+)<", answer.body)):
+            self._identities.key(key[1].decode())  # its time runs from now on
         if call.service == "ec2" and answer.status == 200:
             made = {match[0].decode() for match in re.finditer(rb"\b(?:i|vol)-[0-9a-f]{8,17}\b", answer.body)}
             if call.operation == "RunInstances":

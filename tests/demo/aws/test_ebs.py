@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 import pytest
+
 from demo.aws import EmulatedAws, FaultKind
 from demo.aws.content import BLOCK
 from tests.demo.aws.tools import OTHER, block, get, indexes, listed, refused, snap, written
@@ -134,9 +135,7 @@ def test_changed_blocks_are_those_of_both_snapshots(aws: EmulatedAws, ebs: Any) 
     disk.write(7 * BLOCK, b"new")
     second = snap(aws, volume)
     page = ebs.list_changed_blocks(FirstSnapshotId=first, SecondSnapshotId=second)
-    sides = {
-        one["BlockIndex"]: ("FirstBlockToken" in one, "SecondBlockToken" in one) for one in page["ChangedBlocks"]
-    }
+    sides = {one["BlockIndex"]: ("FirstBlockToken" in one, "SecondBlockToken" in one) for one in page["ChangedBlocks"]}
     assert list(sides.items()) == [(2, (True, True)), (3, (True, False)), (7, (False, True))]
     changed = {one["BlockIndex"]: one for one in page["ChangedBlocks"]}
     assert get(ebs, first, 2, changed[2]["FirstBlockToken"]) == block(2)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import boto3
+import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-import pytest
 from demo.aws import ACCOUNT, REGION, EmulatedAws
 from demo.aws.content import BLOCK
 
