@@ -10,9 +10,9 @@ from typing import Annotated
 
 from typer import Exit, Option, Typer
 
-from cli import cache, diff, listing, scan
+from cli import cache, diff, estate, listing, scan, snapshots
 from cli.pipes import prepare_standard_streams
-from core.errors import ConfigError
+from core.errors import CloudError, ConfigError
 
 app = Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -21,8 +21,12 @@ app = Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+scan.app.command("snapshot")(snapshots.snapshot)
+scan.app.command("instance")(snapshots.instance)
 app.add_typer(scan.app, name="scan")
 app.add_typer(cache.app, name="cache")
+app.add_typer(estate.app, name="cloud")
+app.command("instances")(estate.instances)
 app.command("diff")(diff.diff)
 app.command("ls")(listing.ls)
 app.command("cat")(listing.cat)
@@ -47,7 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the parser processes are ended, too
     try:
         app()
-    except ConfigError as error:
+    except (ConfigError, CloudError) as error:
         sys.stderr.write(f"kumomori: {error}\n")
         sys.exit(2)
     except OSError as error:

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from typer import Exit, Option, Typer
 
-from cli.options import Disks, FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
+from cli.options import (
+    STDOUT,
+    AcceptGap,
+    Cache,
+    CacheBytes,
+    Disks,
+    FileTimeoutSeconds,
+    Format,
+    Full,
+    Jobs,
+    Manifest,
+    MaxFileBytes,
+    MaxMemoryBytes,
+    Output,
+    OutputFormat,
+    Rules,
+    ScanEndsBytes,
+    TimeoutSeconds,
+)
 from cli.pipes import reader_may_leave
 from cli.progress import progress_on_stderr
 from core.errors import ConfigError
-from core.findings import GapReason
 from core.text import printable
 from scanner.changes import read_changes
 from scanner.disks import Identity, identity
 from scanner.machine import ScanOptions, scan_machine
+from scanner.report import Report
 from scanner.reports import FORMATS
 from scanner.reports.files import check_target, write_atomically
 
 app = Typer(
     no_args_is_help=True, help="Look at a machine's disks and report what is wrong in them.", rich_markup_mode=None
 )
-
-
-class OutputFormat(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-    SARIF = "sarif"
-    OCSF = "ocsf"
 
 
 @app.callback()
@@ -42,32 +52,17 @@ def _scan() -> None:
 @app.command("image")
 def scan_image(
     disks: Disks,
-    output_format: Annotated[OutputFormat, Option("--format", help="What to print.")] = OutputFormat.TABLE,
-    output: Annotated[Path, Option(help="File to write, replaced only when whole; - is the standard output.")] = Path(
-        "-"
-    ),
-    rules: Annotated[
-        list[Path] | None,
-        Option(help="YARA rules to use beside the built-in ones: a file or a folder. Repeatable.", show_default=False),
-    ] = None,
-    max_file_bytes: Annotated[
-        int, Option(min=1, help="Larger files are not searched for malware; each is a gap.")
-    ] = 256 << 20,
+    output_format: Format = OutputFormat.TABLE,
+    output: Output = STDOUT,
+    rules: Rules = None,
+    max_file_bytes: MaxFileBytes = 256 << 20,
     jobs: Jobs = None,
     timeout_seconds: TimeoutSeconds = 6 * 3600,
     file_timeout_seconds: FileTimeoutSeconds = 60,
     max_memory_bytes: MaxMemoryBytes = 2 << 30,
-    scan_ends_bytes: Annotated[
-        int, Option(min=0, help="Of files over --max-file-bytes, search this much of each end; they stay gaps.")
-    ] = 0,
-    cache: Annotated[
-        Path | None,
-        Option(
-            help="Folder of verdicts that scans share: content that was searched once is not searched again.",
-            show_default=False,
-        ),
-    ] = None,
-    cache_bytes: Annotated[int, Option(min=16 << 20, help="Most bytes that the folder of verdicts takes.")] = 1 << 30,
+    scan_ends_bytes: ScanEndsBytes = 0,
+    cache: Cache = None,
+    cache_bytes: CacheBytes = 1 << 30,
     machine: Annotated[
         str,
         Option(
@@ -75,10 +70,7 @@ def scan_image(
             show_default=False,
         ),
     ] = "",
-    manifest: Annotated[
-        Path | None,
-        Option(help="File to write: all that the disks hold, as the base of later scans.", show_default=False),
-    ] = None,
+    manifest: Manifest = None,
     base: Annotated[
         Path | None,
         Option(
@@ -99,17 +91,8 @@ def scan_image(
             help="The disk as the base saw it: finds what changed by comparing. Once for each disk.", show_default=False
         ),
     ] = None,
-    full: Annotated[
-        bool, Option("--full", help="If the base does not fit, scan everything instead of refusing.")
-    ] = False,
-    accept_gap: Annotated[
-        list[GapReason] | None,
-        Option(
-            metavar="KIND",
-            help="A kind of gap that does not change the exit code; it is still printed. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    full: Full = False,
+    accept_gap: AcceptGap = None,
 ) -> None:
     """Scan the disks of one machine, without mounting or changing them.
 
@@ -121,13 +104,7 @@ def scan_image(
     if base is not None and bool(changed) == bool(base_image):
         raise ConfigError("--base needs to know what changed since: give either --changed or --base-image")
     given = [*disks, *(rules or ()), *(changed or ()), *(base_image or ()), *([base] if base else ())]
-    check_target(output, _inputs(given))
-    if manifest is not None:
-        check_target(manifest, _inputs(given))
-        if os.path.realpath(manifest) == os.path.realpath(output) or (
-            manifest.exists() and output.exists() and manifest.samefile(output)
-        ):
-            raise ConfigError("--manifest and --output name the same file; give two")
+    check_targets(output, manifest, given)
     options = ScanOptions(
         ends_bytes=scan_ends_bytes,
         cache=cache,
@@ -147,14 +124,30 @@ def scan_image(
         accepted=frozenset(accept_gap or ()),
     )
     with progress_on_stderr("Scanning") as listener:
-        report = scan_machine(disks, options, listener, _warn)
+        report = scan_machine(disks, options, listener, warn)
+    finish(report, output, output_format)
+
+
+def check_targets(output: Path, manifest: Path | None, given: list[Path]) -> None:
+    """That no file which is read is written. Raises `ConfigError`."""
+    check_target(output, _inputs(given))
+    if manifest is not None:
+        check_target(manifest, _inputs(given))
+        if os.path.realpath(manifest) == os.path.realpath(output) or (
+            manifest.exists() and output.exists() and manifest.samefile(output)
+        ):
+            raise ConfigError("--manifest and --output name the same file; give two")
+
+
+def finish(report: Report, output: Path, output_format: OutputFormat) -> NoReturn:
+    """Write the report and leave with its exit code."""
     check_target(output, report.inputs)  # by now the files that the disks name are known, too
     with reader_may_leave():
         write_atomically(output, lambda stream: FORMATS[output_format](report, stream))
     raise Exit(report.exit_code)
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     sys.stderr.write(f"kumomori: {printable(text)}\n")
 
 

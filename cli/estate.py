@@ -1,0 +1,194 @@
+"""`kumomori instances` and `kumomori cloud`: what machines there are, whether they may be scanned, what scans left behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Exit, Option, Typer
+
+from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
+from cli.pipes import reader_may_leave
+from cli.scan import warn
+from cloud.aws.accounts import Unreachable
+from cloud.aws.check import Checked, check
+from cloud.aws.connector import AwsConnector
+from cloud.aws.inventory import Rules
+from cloud.location import Location
+from core.errors import CloudError
+from core.estate import Instance
+from core.text import printable
+from scanner.ledger import FileLedger, sweep
+
+app = Typer(no_args_is_help=True, help="Enter a cloud: permissions, and what scans left behind.", rich_markup_mode=None)
+_MARK = {True: "yes", False: "NO", None: "not tried"}
+
+
+class ListFormat(StrEnum):
+    TABLE = "table"
+    JSONL = "jsonl"
+
+
+class Cloud(StrEnum):
+    AWS = "aws"
+
+
+@app.callback()
+def _cloud() -> None:
+    """Enter a cloud: permissions, and what scans left behind."""
+
+
+def instances(
+    cloud: Annotated[Cloud, Argument(help="Which cloud.")] = Cloud.AWS,
+    account: Annotated[
+        list[str] | None, Option(help="Account to list. Repeatable. [default: your own]", show_default=False)
+    ] = None,
+    region: Annotated[
+        list[str] | None, Option(help="Region to list. Repeatable. [default: all that are enabled]", show_default=False)
+    ] = None,
+    organization: Annotated[
+        bool, Option("--organization", help="All accounts of the organisation; needs --role.")
+    ] = False,
+    owner_tag: Annotated[str, Option(help="Tag that names the owner of an instance.", show_default=False)] = "",
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    output_format: Annotated[ListFormat, Option("--format", help="What to print.")] = ListFormat.TABLE,
+) -> None:
+    """List every instance of a cloud with its disks: accounts and regions one after the other.
+
+    Exits 0: all of it was listed; 3: an account or region could not be (each is named); 2: it could not start.
+    """
+    _ = cloud
+    access = Access(role, external_id, endpoint_url)
+    rules = Rules(owner_tag=owner_tag)
+    missing: list[str] = []
+
+    def found() -> Iterator[Instance]:
+        for one in access.connectors(account or (), region or (), "none", rules, organization=organization):
+            if isinstance(one, Unreachable):
+                missing.append(f"{one.place}: {one.error}")
+                continue
+            try:
+                yield from one.instances()
+            except CloudError as error:
+                missing.append(f"{one.place}: {error}")
+
+    with reader_may_leave():
+        if output_format is ListFormat.JSONL:
+            for instance in found():
+                sys.stdout.write(json.dumps(_as_json(instance)) + "\n")
+        else:
+            _print_instances(found())
+    for line in missing:
+        warn(f"not listed: {line}")
+    raise Exit(3 if missing else 0)
+
+
+def _as_json(instance: Instance) -> dict[str, object]:
+    found = asdict(instance)
+    found["tags"] = dict(instance.tags)
+    found["launched"] = instance.launched.isoformat() if instance.launched else None
+    return found
+
+
+def _print_instances(found: Iterable[Instance]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("Instance", "Name", "State", "OS", "Disks", "Owner", ""):
+        table.add_column(title, overflow="fold")
+    count = 0
+    for one in found:
+        count += 1
+        disks = ", ".join(_disk_words(disk.size_bytes, disk.obstacle, disk.key) for disk in one.disks)
+        words = (
+            str(one),
+            one.name,
+            one.state.value,
+            one.os,
+            disks,
+            one.owner,
+            f"left out: {one.excluded}" if one.excluded else "",
+        )
+        table.add_row(*(printable(word) for word in words))
+    console = Console(markup=False, highlight=False, soft_wrap=False)
+    console.print(table)
+    console.print(f"{count} instance{'' if count == 1 else 's'}")
+
+
+def _disk_words(size: int, obstacle: str, key: str) -> str:
+    words = f"{size / (1 << 30):g} GiB"
+    if obstacle:
+        return f"{words} (cannot be scanned)"
+    return f"{words} (encrypted)" if key else words
+
+
+@app.command("check")
+def check_access(
+    location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION", help="Where.", show_default=False)],
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    data: Data = DATA,
+) -> None:
+    """Can it do all that a scan needs? Tries each permission without changing anything; says which statement is missing.
+
+    Exits 0: yes; 1: something is missing; 3: nothing is missing, but not all could be tried; 2: it could not start.
+    """
+    place = Location.parse(location).place
+    with FileLedger(data) as ledger:
+        connector = Access(role, external_id, endpoint_url).connector(place, ledger.installation)
+        found = list(check(connector))
+    with reader_may_leave():
+        _print_checks(found)
+    raise Exit(1 if any(one.ok is False for one in found) else 3 if any(one.ok is None for one in found) else 0)
+
+
+def _print_checks(found: Iterable[Checked]) -> None:
+    console = Console(markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("Permission", "Given", ""):
+        table.add_column(title, overflow="fold")
+    for one in found:
+        table.add_row(*(printable(word) for word in (one.permission, _MARK[one.ok], one.detail)))
+    console.print(table)
+    for advice in dict.fromkeys(one.advice for one in found if one.advice):
+        console.print(printable(advice))
+
+
+@app.command("sweep")
+def sweep_place(
+    location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION", help="Where.", show_default=False)],
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be deleted.")] = False,
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    data: Data = DATA,
+) -> None:
+    """Delete what scans that died left in a cloud; never what another installation or a living scan made.
+
+    Exits 0: nothing is left; 3: something could not be deleted (it is tried again next time); 2: it could not start.
+    """
+    place = Location.parse(location).place
+    with FileLedger(data) as ledger:
+        connector = Access(role, external_id, endpoint_url).connector(place, ledger.installation)
+        failed = swept(ledger, connector, dry_run=dry_run)
+    raise Exit(3 if failed else 0)
+
+
+def swept(ledger: FileLedger, connector: AwsConnector, *, dry_run: bool = False) -> int:
+    """How many could not be deleted; each is named."""
+    failed = 0
+    for resource, error in sweep(ledger, connector, connector.place, dry_run=dry_run):
+        name = f"{resource.kind} {resource.id or 'of ' + resource.of}"
+        if error is not None:
+            failed += 1
+            warn(f"{name}: not deleted: {error}")
+        elif resource.id:
+            warn(f"{name}: {'would be deleted' if dry_run else 'deleted'}, left by a scan that ended before its time")
+    return failed

@@ -1,0 +1,221 @@
+"""`kumomori scan snapshot` and `kumomori scan instance`: disks that are far away, read block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName, price_after, price_before
+from cli.estate import swept
+from cli.options import (
+    STDOUT,
+    AcceptGap,
+    Cache,
+    CacheBytes,
+    FileTimeoutSeconds,
+    Format,
+    Full,
+    Jobs,
+    Manifest,
+    MaxFileBytes,
+    MaxMemoryBytes,
+    Output,
+    OutputFormat,
+    Rules,
+    ScanEndsBytes,
+    TimeoutSeconds,
+)
+from cli.progress import progress_on_stderr
+from cli.scan import check_targets, finish, warn
+from cloud.aws.connector import AwsConnector
+from cloud.location import Location
+from core.errors import ConfigError, Gone
+from core.estate import Instance, InstanceState, Place, Snapshot, SnapshotState
+from scanner.ledger import FileLedger
+from scanner.machine import ScanOptions
+from scanner.snapshots import SnapshotOptions, Spent, scan_instance, scan_snapshots
+
+Base = Annotated[
+    Path | None,
+    Option(
+        help="Manifest of an earlier scan of this machine: look only at what changed. Needs --since.",
+        show_default=False,
+    ),
+]
+Since = Annotated[
+    list[str] | None,
+    Option(
+        metavar="LOCATION",
+        help="The snapshot that the base was made of: the cloud tells what changed since. Once for each disk.",
+        show_default=False,
+    ),
+]
+
+
+def snapshot(
+    locations: Annotated[
+        list[str],
+        Argument(
+            metavar="aws://ACCOUNT/REGION/snap-...", help="Snapshots of the disks of ONE machine.", show_default=False
+        ),
+    ],
+    output_format: Format = OutputFormat.TABLE,
+    output: Output = STDOUT,
+    rules: Rules = None,
+    max_file_bytes: MaxFileBytes = 256 << 20,
+    jobs: Jobs = None,
+    timeout_seconds: TimeoutSeconds = 6 * 3600,
+    file_timeout_seconds: FileTimeoutSeconds = 600,
+    max_memory_bytes: MaxMemoryBytes = 2 << 30,
+    scan_ends_bytes: ScanEndsBytes = 0,
+    cache: Cache = None,
+    cache_bytes: CacheBytes = 1 << 30,
+    manifest: Manifest = None,
+    base: Base = None,
+    since: Since = None,
+    full: Full = False,
+    accept_gap: AcceptGap = None,
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    data: Data = DATA,
+) -> None:
+    """Scan snapshots of one machine's disks, block by block, reading only what is needed.
+
+    Exits 0: clean, and all of it was looked at (or only accepted gaps); 1: findings; 3: no findings, but gaps;
+    2: it could not start.
+    """
+    _check_base(base, since, full)
+    check_targets(output, manifest, [*(rules or ()), *([base] if base else ())])
+    places = [Location.parse(one, "snap-") for one in locations]
+    place = _one_place(places)
+    with FileLedger(data) as ledger:
+        connector = Access(role, external_id, endpoint_url).connector(place, ledger.installation)
+        scan = ScanOptions(
+            ends_bytes=scan_ends_bytes,
+            cache=cache,
+            cache_bytes=cache_bytes,
+            machine=str(places[0]),
+            manifest=manifest,
+            base=base,
+            full=full,
+            rules=tuple(rules or ()),
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            max_file_bytes=max_file_bytes,
+            max_memory_bytes=max_memory_bytes,
+            timeout_seconds=timeout_seconds,
+            file_timeout_seconds=file_timeout_seconds,
+            accepted=frozenset(accept_gap or ()),
+        )
+        options = SnapshotOptions(scan, since=_snapshots(connector, since or ()))
+        found = _snapshots(connector, locations)
+        spent = Spent()
+        with progress_on_stderr("Scanning") as listener:
+            report = scan_snapshots(connector, found, options, ledger, listener=listener, warn=warn, spent=spent)
+    warn(f"{place}: {price_after(spent)}")
+    finish(report, output, output_format)
+
+
+def instance(
+    location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION/i-...", help="The machine.", show_default=False)],
+    output_format: Format = OutputFormat.TABLE,
+    output: Output = STDOUT,
+    rules: Rules = None,
+    max_file_bytes: MaxFileBytes = 256 << 20,
+    jobs: Jobs = None,
+    timeout_seconds: TimeoutSeconds = 6 * 3600,
+    file_timeout_seconds: FileTimeoutSeconds = 600,
+    max_memory_bytes: MaxMemoryBytes = 2 << 30,
+    scan_ends_bytes: ScanEndsBytes = 0,
+    cache: Cache = None,
+    cache_bytes: CacheBytes = 1 << 30,
+    manifest: Manifest = None,
+    base: Base = None,
+    since: Since = None,
+    full: Full = False,
+    accept_gap: AcceptGap = None,
+    keep: Annotated[bool, Option("--keep", help="Leave the snapshots, to be the --since of a later scan.")] = False,
+    snapshot_timeout_seconds: Annotated[
+        float, Option(min=1, max=86400, help="Most seconds that a snapshot may stay pending; then its disk is a gap.")
+    ] = 3600,
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    data: Data = DATA,
+) -> None:
+    """Snapshot all disks of a running or stopped machine at one moment, scan them, delete the snapshots.
+
+    What earlier scans left behind there is deleted first. Exits as `scan snapshot`; 2 also if the machine is gone.
+    """
+    _check_base(base, since, full)
+    check_targets(output, manifest, [*(rules or ()), *([base] if base else ())])
+    where = Location.parse(location, "i-")
+    with FileLedger(data) as ledger:
+        connector = Access(role, external_id, endpoint_url).connector(where.place, ledger.installation)
+        swept(ledger, connector)
+        machine = _instance(connector, where)
+        if machine.excluded:
+            raise ConfigError(f"{where}: is left out of all scans ({machine.excluded}); take that tag away first")
+        warn(f"{where}: {price_before(machine.disks, incremental=bool(since))}")
+        scan = ScanOptions(
+            ends_bytes=scan_ends_bytes,
+            cache=cache,
+            cache_bytes=cache_bytes,
+            machine=str(where),
+            manifest=manifest,
+            base=base,
+            full=full,
+            rules=tuple(rules or ()),
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            max_file_bytes=max_file_bytes,
+            max_memory_bytes=max_memory_bytes,
+            timeout_seconds=timeout_seconds,
+            file_timeout_seconds=file_timeout_seconds,
+            accepted=frozenset(accept_gap or ()),
+        )
+        options = SnapshotOptions(scan, _snapshots(connector, since or ()), keep, snapshot_timeout_seconds)
+        spent = Spent()
+        with progress_on_stderr("Scanning") as listener:
+            report, used = scan_instance(connector, machine, options, ledger, listener=listener, warn=warn, spent=spent)
+    warn(f"{where}: {price_after(spent)}")
+    if keep:
+        warn(f"{where}: kept {' '.join(str(one) for one in used if one.id)}")
+    finish(report, output, output_format)
+
+
+def _check_base(base: Path | None, since: Sequence[str] | None, full: bool) -> None:
+    if base is None and (since or full):
+        raise ConfigError("--since and --full say how to use a base: give its manifest with --base")
+    if base is not None and not since:
+        raise ConfigError("--base needs the snapshots that it was made of: give them with --since")
+
+
+def _one_place(locations: Sequence[Location]) -> Place:
+    if len({one.place for one in locations}) != 1:
+        raise ConfigError("the snapshots of one machine are in one account and region")
+    return locations[0].place
+
+
+def _snapshots(connector: AwsConnector, locations: Sequence[str]) -> tuple[Snapshot, ...]:
+    """As they are now. Raises `Gone` for one that is not there."""
+    found = []
+    for text in locations:
+        where = Location.parse(text, "snap-")
+        if where.place != connector.place:
+            raise ConfigError(f"{where}: is not in {connector.place}, where the others are")
+        one = connector.refresh(Snapshot(where.place, where.id))
+        if one.state is SnapshotState.GONE:
+            raise Gone(f"{where}: there is no such snapshot, or it is not shared with this account")
+        found.append(one)
+    return tuple(found)
+
+
+def _instance(connector: AwsConnector, where: Location) -> Instance:
+    found = next((one for one in connector.instances() if one.id == where.id), None)
+    if found is None or found.state is InstanceState.TERMINATED:
+        raise Gone(f"{where}: there is no such instance; `kumomori instances` lists them")
+    return found

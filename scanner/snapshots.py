@@ -1,0 +1,236 @@
+"""Scan an instance or its snapshots: snapshot, wait, read block by block, report, and take away again what was made.
+
+What cannot be looked at (a disk that has no snapshot, one that may not be read) is a gap in the report; the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+
+from cloud import Connector, Ledger
+from core.blocks import BlockSource, Bytes
+from core.errors import CloudError, ConfigError, Error, Gone, Throttled, Unreadable
+from core.estate import Disk, Instance, Resource, Snapshot, SnapshotState
+from scanner.disks import RemoteDisk
+from scanner.ledger import FileLedger
+from scanner.machine import ScanOptions, scan_machine
+from scanner.report import Report
+from scanner.sandbox import Listener
+from scanner.shared import BLOCK_BYTES
+
+_T = TypeVar("_T")
+LIFETIME_SECONDS: Final = 86400.0
+_TRIES: Final = 6
+_FIRST_LOOK_SECONDS: Final = 0.25
+_LAST_LOOK_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True)
+class SnapshotOptions:
+    """`since`: for each snapshot the one that `scan.base` was made of; what changed since is asked of the cloud.
+
+    `keep`: leave the snapshots, as the base of a later scan. `ready_seconds`: how long a snapshot may stay pending.
+    """
+
+    scan: ScanOptions = field(default_factory=ScanOptions)
+    since: tuple[Snapshot, ...] = ()
+    keep: bool = False
+    ready_seconds: float = 3600.0
+
+
+class Lost:
+    """A disk that cannot be read, and why."""
+
+    def __init__(self, size: int, reason: str) -> None:
+        self.size = size
+        self._reason = reason
+
+    def read(self, offset: int, length: int) -> Bytes:  # noqa: ARG002
+        raise Unreadable(self._reason)
+
+
+@dataclass
+class Spent:
+    """Calls to the cloud: what they cost is the cloud's affair (`cloud.aws.prices`)."""
+
+    lists: int = 0
+    changed_lists: int = 0
+    blocks: int = 0
+
+
+def scan_snapshots(
+    connector: Connector,
+    snapshots: Sequence[Snapshot],
+    options: SnapshotOptions,
+    ledger: Ledger,
+    *,
+    listener: Listener | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+    spent: Spent | None = None,
+) -> Report:
+    """Scan the disks of one machine as their snapshots hold them. Raises `ConfigError`, all else is a gap."""
+    scan = options.scan
+    if options.since:
+        scan = replace(scan, changes=_changes(connector, options.since, snapshots))
+    with ExitStack() as stack:
+        disks = [RemoteDisk(str(one), _opened(connector, one, ledger, stack)) for one in snapshots]
+        if not any(not isinstance(disk.source, Lost) for disk in disks) and scan.base is not None:
+            scan = replace(scan, base=None, changes=None, full=False)  # there is nothing to compare it with
+        report = scan_machine(disks, scan, listener, warn)
+        if spent is not None:
+            for disk in disks:
+                spent.lists += getattr(disk.source, "lists", 0)
+                spent.blocks += getattr(getattr(disk.source, "blocks", None), "fetched", 0)
+    return report
+
+
+def _opened(connector: Connector, snapshot: Snapshot, ledger: Ledger, stack: ExitStack) -> BlockSource:
+    try:
+        return stack.enter_context(connector.open(snapshot, ledger))
+    except CloudError as error:
+        return Lost(max(snapshot.size_bytes, BLOCK_BYTES), str(error))
+
+
+def _changes(
+    connector: Connector, old: Sequence[Snapshot], new: Sequence[Snapshot]
+) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """What changed, disk by disk. Raises `ConfigError` if the cloud cannot tell."""
+    if len(old) != len(new):
+        raise ConfigError(f"{len(new)} snapshots need as many with --since; {len(old)} were given")
+    found = []
+    for before, after in zip(old, new, strict=True):
+        extents = connector.changed(before, after) if after.id else ()
+        if extents is None:
+            raise ConfigError(
+                f"{after}: the cloud cannot tell what changed since {before.id}; "
+                "give an earlier snapshot of the same disk (or of its image), or scan without --base"
+            )
+        found.append(tuple((one.offset, one.length) for one in extents))
+    return tuple(found)
+
+
+def scan_instance(
+    connector: Connector,
+    instance: Instance,
+    options: SnapshotOptions,
+    ledger: FileLedger,
+    *,
+    listener: Listener | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    spent: Spent | None = None,
+) -> tuple[Report, Sequence[Snapshot]]:
+    """Snapshot all its disks at one moment, scan, and delete them; returns the snapshots, too, for `keep`.
+
+    Raises `ConfigError`, and `CloudError` if nothing of it could be snapshotted for a reason that is the instance's.
+    """
+    token = f"scan-{uuid.uuid4()}"
+    disks = sorted(instance.disks, key=lambda disk: not disk.boot)
+    if not disks:
+        raise ConfigError(f"{instance}: has no disk to scan")
+    with ledger.scan(token), _snapshots(connector, disks, token, options, ledger, warn) as made:
+        tell(f"waiting for {len(made)} snapshots")
+        ready = [_settled(connector, one, options.ready_seconds) for one in made]
+        tell("reading")
+        report = scan_snapshots(connector, ready, options, ledger, listener=listener, warn=warn, spent=spent)
+    return report, ready
+
+
+@contextmanager
+def _snapshots(
+    connector: Connector,
+    disks: Sequence[Disk],
+    token: str,
+    options: SnapshotOptions,
+    ledger: FileLedger,
+    warn: Callable[[str], None],
+) -> Iterator[Sequence[Snapshot]]:
+    """One snapshot for each disk (those that cannot be are FAILED), gone at the end unless they are kept."""
+    expires = datetime.now(UTC) + timedelta(seconds=LIFETIME_SECONDS)
+    intended = {
+        disk.id: Resource(disk.place, "snapshot", "", token, ledger.installation, expires, of=disk.id)
+        for disk in disks
+        if not disk.obstacle
+    }
+    made: Sequence[Snapshot] = ()
+    for resource in intended.values():
+        ledger.intend(resource)
+    keep = False
+    try:
+        made = _asked(lambda: connector.snapshot(disks, token=token))
+        for one in made:
+            if one.id and one.disk in intended:
+                ledger.made(replace(intended[one.disk], id=one.id))
+        yield made
+        keep = options.keep
+    finally:
+        _put_away(connector, made, intended, ledger, warn, keep=keep)
+
+
+def _put_away(
+    connector: Connector,
+    made: Sequence[Snapshot],
+    intended: dict[str, Resource],
+    ledger: FileLedger,
+    warn: Callable[[str], None],
+    *,
+    keep: bool,
+) -> None:
+    used = {one.disk: one.id for one in made if one.id}
+    for disk, resource in intended.items():
+        there = replace(resource, id=used.get(disk, ""))
+        if keep and there.id:
+            ledger.keep(there)
+            continue
+        try:
+            _asked(lambda one=there: connector.delete(one))  # type: ignore[misc]
+        except Error as error:
+            warn(f"{there.id or there.token}: is not deleted yet ({error}); `kumomori cloud sweep` tries again")
+            continue
+        if there.id or made:  # with an answer that was lost it may still come to light: the ledger remembers
+            ledger.gone(there)
+
+
+def _asked(call: Callable[[], _T]) -> _T:
+    """The same call again while it is throttled or fails; what is denied or gone is not asked for again."""
+    for number in range(_TRIES):
+        try:
+            return call()
+        except Throttled as error:
+            if number == _TRIES - 1:
+                raise
+            time.sleep(min(error.after, 60.0))
+        except CloudError as error:
+            if type(error) is not CloudError or number == _TRIES - 1:
+                raise
+            time.sleep(min(2.0**number / 4, 10.0))
+    raise AssertionError("unreachable")
+
+
+def _settled(connector: Connector, snapshot: Snapshot, seconds: float) -> Snapshot:
+    """When it is ready or will never be; FAILED with the reason if it stays pending for so long or cannot be asked for."""
+    ends = time.monotonic() + seconds
+    pause = _FIRST_LOOK_SECONDS
+    while snapshot.state is SnapshotState.PENDING:
+        left = ends - time.monotonic()
+        if left <= 0:
+            detail = f"it is still pending after {seconds:g} s, at {snapshot.progress_percent} %"
+            return replace(snapshot, state=SnapshotState.FAILED, detail=detail)
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LAST_LOOK_SECONDS)
+        try:
+            snapshot = connector.refresh(snapshot)
+        except Throttled as error:
+            pause = max(pause, min(error.after, 60.0))
+        except Gone as error:
+            return replace(snapshot, state=SnapshotState.GONE, detail=str(error))
+        except CloudError as error:
+            if type(error) is not CloudError:
+                return replace(snapshot, state=SnapshotState.FAILED, detail=str(error))
+    return snapshot
