@@ -6,6 +6,7 @@ Source: EC2 User Guide, "Automate Amazon EC2 using EventBridge" (EC2 instance st
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -41,9 +42,11 @@ def state_change(instance: str, state: str, *, account: str, region: str, clock:
 
 def publish(event: dict[str, Any]) -> None:
     """Put an event on the account's default bus: the rules decide which queues get it."""
+    seconds = datetime.fromisoformat(event["time"]).timestamp()  # moto writes the time anew for each target
+    message: Any = {**event, "time": seconds, "ingestion-time": seconds}
     bus = events_backends[event["account"]][event["region"]].describe_event_bus("default")
     for rule in list(bus.rules.values()):
-        rule.send_to_targets(event)
+        rule.send_to_targets(message)
 
 
 class Announcer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import time
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -25,7 +26,7 @@ from tests.demo.aws.tools import OTHER, ROLE, as_role, block, get, listed, refus
 
 def stranger(aws: EmulatedAws, service: Any, **how: str) -> Any:
     keys = aws.credentials()
-    given = {"aws_access_key_id": keys.access_key, "aws_secret_access_key": keys.secret_key, **how}
+    given: dict[str, Any] = {"aws_access_key_id": keys.access_key, "aws_secret_access_key": keys.secret_key, **how}
     return boto3.client(service, region_name=REGION, endpoint_url=aws.endpoint, **given)
 
 
@@ -98,6 +99,7 @@ def test_permissions_taken_away_from_a_role(action: str, service: str, code: str
     instance, (volume,) = run(aws, 1)
     aws.volume(volume).write(0, b"x")
     snapshot = snap(aws, volume)
+    calls: dict[str, Callable[[Any, str, str], None]]
     calls = {"ec2:CreateSnapshots": _snapshot_with_tags, "ec2:CreateTags": _snapshot_with_tags}
     calls |= {"ebs:ListSnapshotBlocks": _read, "ebs:Get*": _read}
     plain = {"ec2:DescribeInstances": "describe_instances", "kms:ListKeys": "list_keys"}

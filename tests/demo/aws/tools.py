@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import boto3
 import pytest
@@ -84,14 +84,14 @@ def as_role(aws: EmulatedAws, service: Any, role: str = ROLE, *, account: str = 
     )
 
 
-class refused:
+class Refused:
     """The block ends with this error of AWS, and its reason if one is given."""
 
     def __init__(self, code: str, reason: str = "", status: int = 0) -> None:
         self._code, self._reason, self._status = code, reason, status
         self.message = ""
 
-    def __enter__(self) -> refused:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
@@ -106,3 +106,8 @@ class refused:
         if self._status:
             assert error.response["ResponseMetadata"]["HTTPStatusCode"] == self._status
         return True
+
+
+def refused(code: str, reason: str = "", status: int = 0) -> Refused:
+    """With this, a block must end with the error `code` (and reason and HTTP status, if given) of AWS."""
+    return Refused(code, reason, status)
