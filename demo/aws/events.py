@@ -5,6 +5,7 @@ Source: EC2 User Guide, "Automate Amazon EC2 using EventBridge" (EC2 instance st
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
