@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import random
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -127,6 +128,14 @@ class Content:
         with self.path.open("r+b") as out:
             out.seek(offset)
             out.write(data)
+
+    def fill(self, first: int, blocks: int, seed: int = 0) -> None:
+        """Overwrite `blocks` blocks from block `first` on with bytes that depend on `seed` and are all different."""
+        luck = random.Random(seed)
+        with self.path.open("r+b") as out:
+            out.seek(first * BLOCK)
+            for _ in range(min(blocks, self.size_bytes // BLOCK - first)):
+                out.write(luck.randbytes(BLOCK))
 
     def read(self, offset: int, length: int) -> bytes:
         """Short only at the end."""

@@ -23,6 +23,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from demo.aws import events
 from demo.aws.clock import Clock
 from demo.aws.content import Content
+from demo.aws.control import Control
 from demo.aws.front import Front
 from demo.aws.handler import Handler
 from demo.aws.identity import PARTITION, Identities
@@ -62,9 +63,17 @@ class EmulatedAws:
         self._server: BaseWSGIServer | None = None
 
     def start(self) -> Self:
-        """Raises `RuntimeError` if another one runs in this process."""
+        """Raises `RuntimeError` if another one runs in this process, `OSError` if the port or the folder cannot be used."""
         if not self._running.acquire(blocking=False):
             raise RuntimeError("one emulated AWS runs already in this process")
+        try:
+            self._serve()
+        except BaseException:
+            self._running.release()
+            raise
+        return self
+
+    def _serve(self) -> None:
         os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # 1,300 snapshots that are nobody's
         _reset_moto()
         self._identities = Identities(self.clock)
@@ -76,7 +85,6 @@ class EmulatedAws:
         self._server = make_server("127.0.0.1", self._port, self._front, threaded=True, request_handler=Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="emulated-aws", daemon=True)
         self._thread.start()
-        return self
 
     def stop(self) -> None:
         if self._server is None:
@@ -193,6 +201,10 @@ class EmulatedAws:
     def make_instance_store(self, instance_id: str, account: str = ACCOUNT, region: str = REGION) -> None:
         """Turn an instance into one that has no EBS volume at all."""
         self._front.ec2.make_instance_store(account, region, instance_id)
+
+    def hear(self, control: Control) -> None:
+        """Let another process change things, too: see `demo.aws.control`."""
+        self._front.control = control
 
     def calm(self) -> None:
         """Take back every rule: denials, faults, limits, delays."""

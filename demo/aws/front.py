@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from demo.aws.control import HEADER, PATH, Control
 from demo.aws.ebs import EbsDirect
 from demo.aws.ec2 import Ec2
 from demo.aws.ec2_protocol import answer_ec2, parse_ec2
@@ -66,6 +67,7 @@ class Front:
     def __init__(self, library: Library, rules: Rules, log: CallLog, identities: Identities, moto: Application) -> None:
         self.ebs = EbsDirect(library)
         self.announcer = Announcer(library.clock)
+        self.control: Control | None = None
         self.ec2 = Ec2(library)
         self._library = library
         self._rules = rules
@@ -75,8 +77,9 @@ class Front:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         request = _read(environ)
-        if request.path.startswith("/moto-api/"):
-            return self._moto(environ, start_response)
+        if request.path == PATH and self.control:
+            status, value = self.control.answer(request.headers.get(HEADER, ""), request.body)
+            return _send(_json_answer(status, value), None, environ, start_response)
         try:
             answer, fault = self._serve(request)
         except _Dropped:
@@ -276,7 +279,7 @@ def _json(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _json_answer(status: int, fields: Mapping[str, Any]) -> Answer:
+def _json_answer(status: int, fields: Any) -> Answer:
     return Answer(status, [("Content-Type", "application/json")], json.dumps(fields).encode())
 
 
