@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -82,7 +83,10 @@ class EmulatedAws:
         self._front = Front(self.library, self.rules, self.log, self._identities, moto)
         self._credentials: dict[str, Credentials] = {}
         self._sessions: dict[tuple[str, str], boto3.Session] = {}
-        self._server = make_server("127.0.0.1", self._port, self._front, threaded=True, request_handler=Handler)
+        with socket.create_server(("127.0.0.1", self._port), backlog=128) as listening:
+            self._server = make_server(
+                "127.0.0.1", 0, self._front, threaded=True, request_handler=Handler, fd=listening.fileno()
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, name="emulated-aws", daemon=True)
         self._thread.start()
 
@@ -113,7 +117,7 @@ class EmulatedAws:
         """The `endpoint_url` of every service."""
         if self._server is None:
             raise RuntimeError("the emulated AWS is not running")
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self._server.port}"
 
     def credentials(self, account: str = ACCOUNT) -> Credentials:
         """Keys of the user `admin` of an account, which exists from now on."""

@@ -8,57 +8,27 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from demo.aws.answers import StartResponse, drop, send
 from demo.aws.control import HEADER, PATH, Control
 from demo.aws.ebs import EbsDirect
 from demo.aws.ec2 import Ec2
 from demo.aws.ec2_protocol import answer_ec2, parse_ec2
 from demo.aws.errors import Answer, ApiError, answer_error, invalid, not_found
 from demo.aws.events import Announcer
-from demo.aws.identity import (
-    Identities,
-    Signed,
-    internal,
-    no_permission,
-    scope_of,
-    throttled,
-    wrong_credentials,
-)
+from demo.aws.identity import Identities, internal, no_permission, scope_of, throttled, wrong_credentials
+from demo.aws.requests import Environ, Request, read, resources_of
 from demo.aws.routes import operation_of
 from demo.aws.rules import Call, Caller, CallLog, Fault, FaultKind, Rules
 from demo.aws.snapshots import Library
 
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
-MAX_BODY = 64 << 20
 _EBS_PATH = re.compile(r"/snapshots(?:/([^/]+)(?:/(blocks|changedblocks)(?:/([^/]+))?)?)?")
-_RESOURCE = re.compile(r"(i|vol|snap|ami|sg|eni|subnet|vpc)-[0-9a-f]{8,17}")
-_KINDS = {"i": "instance", "vol": "volume", "snap": "snapshot", "ami": "image", "sg": "security-group"}
-_KINDS |= {"eni": "network-interface", "subnet": "subnet", "vpc": "vpc"}
-
-
-@dataclass
-class Request:
-    """One HTTP request, its body read. Header names are in small letters."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    body: bytes
-    environ: Environ
-
-    def signed(self) -> Signed:
-        target = self.environ.get("REQUEST_URI") or self.environ.get("RAW_URI") or self.path
-        return Signed(self.method, target, self.headers, self.body)
 
 
 class Front:
@@ -76,16 +46,16 @@ class Front:
         self._moto = moto
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        request = _read(environ)
+        request = read(environ)
         if request.path == PATH and self.control:
             status, value = self.control.answer(request.headers.get(HEADER, ""), request.body)
-            return _send(_json_answer(status, value), None, environ, start_response)
+            return send(_json_answer(status, value), None, environ, start_response)
         try:
             answer, fault = self._serve(request)
         except _Dropped:
-            _drop(environ)
+            drop(environ)
             raise
-        return _send(answer, fault, environ, start_response)
+        return send(answer, fault, environ, start_response)
 
     def _serve(self, request: Request) -> tuple[Answer, Fault | None]:
         scope = scope_of(request.headers)
@@ -100,7 +70,7 @@ class Front:
             key = self._identities.check(scope, request.headers)
             self._identities.verify(scope, key, request.signed())
             caller = call.caller = Caller(key.account, scope.region, key.principal, scope.access_key)
-            call.resources, names = _resources(request, service, caller)
+            call.resources, names = resources_of(request, service, caller)
             if self._rules.region_disabled(caller.account, caller.region):
                 raise wrong_credentials(service)
             fault = self._rules.fault(call.action, names)
@@ -122,6 +92,8 @@ class Front:
     def _before(self, fault: Fault, service: str) -> None:
         if fault.kind is FaultKind.ERROR_500:
             raise internal(service)
+        if fault.kind is FaultKind.ERROR:
+            raise ApiError(fault.code, "This went wrong on purpose.", fault.status)
         if fault.kind is FaultKind.THROTTLED:
             raise throttled(service)
         if fault.kind is FaultKind.RESET:
@@ -226,49 +198,6 @@ class _Dropped(Exception):
     """The connection is to end now."""
 
 
-def _read(environ: Environ) -> Request:
-    length = int(environ.get("CONTENT_LENGTH") or 0)
-    if environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
-        body = environ["wsgi.input"].read(MAX_BODY)
-    else:
-        body = environ["wsgi.input"].read(min(length, MAX_BODY)) if length else b""
-    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
-    headers["content-type"] = environ.get("CONTENT_TYPE", "")
-    environ["wsgi.input"] = io.BytesIO(body)
-    query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
-    return Request(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""), query, headers, body, environ)
-
-
-def _resources(request: Request, service: str, caller: Caller) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The ARNs that a request names, and all names by which a fault may pick it."""
-    if service == "ebs":
-        parts = request.path.split("/")
-        snapshot = next((part for part in parts if part.startswith("snap-")), "")
-        names = [name for name in (snapshot, request.query.get("firstSnapshotId", "")) if name]
-        arns = tuple(_arn("snap", name, caller) for name in names)
-        block = f"{snapshot}/{parts[-1]}" if "blocks" in parts[:-1] else ""
-        return arns, (*arns, snapshot, block)
-    values: Iterable[str] = ()
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        values = [value for _, value in parse_qsl(request.body.decode("utf-8", "replace"))]
-    found = (_named(value, caller) for value in values)
-    arns = tuple(arn for arn in found if arn)
-    return arns, (*arns, *(arn.rpartition("/")[2] for arn in arns), "")
-
-
-def _named(value: str, caller: Caller) -> str:
-    """The ARN of what a parameter's value names; empty if it names nothing."""
-    if value.startswith("arn:"):
-        return value
-    match = _RESOURCE.fullmatch(value)
-    return _arn(match[1], value, caller) if match else ""
-
-
-def _arn(prefix: str, name: str, caller: Caller) -> str:
-    account = "" if prefix in ("snap", "ami") else caller.account
-    return f"arn:aws:ec2:{caller.region}:{account}:{_KINDS[prefix]}/{name}"
-
-
 def _json(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body or b"{}")
@@ -299,60 +228,3 @@ def _ask(application: Application, request: Request) -> Answer:
             close()
     status, headers = said[-1]
     return Answer(status, [(name, value) for name, value in headers if name.lower() != "content-length"], body)
-
-
-def _send(answer: Answer, fault: Fault | None, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Write `answer`, spoilt as `fault` says."""
-    kind = fault.kind if fault and answer.status < 300 else None
-    if fault and kind is FaultKind.HANG_AFTER:
-        time.sleep(fault.seconds)
-    if kind in (FaultKind.HANG_AFTER, FaultKind.RESET_AFTER):
-        _drop(environ)
-    if kind is not None:
-        answer = _spoilt(answer, kind)
-    body = answer.body
-    start_response(
-        f"{answer.status} {'OK' if answer.status < 300 else 'Error'}",
-        [*answer.headers, ("Content-Length", str(len(body)))],
-    )
-    if kind is FaultKind.CUT_BODY:
-        return _cut(body, environ)
-    return [body]
-
-
-def _spoilt(answer: Answer, kind: FaultKind) -> Answer:
-    headers, body = answer.headers, answer.body
-    if kind is FaultKind.WRONG_CHECKSUM:
-        wrong = "A" * 43 + "="
-        headers = [(name, wrong if name == "x-amz-Checksum" else value) for name, value in headers]
-    elif kind is FaultKind.NO_CHECKSUM:
-        headers = [(name, value) for name, value in headers if name != "x-amz-Checksum"]
-    elif kind is FaultKind.WRONG_BYTES and body:
-        body = body[:-1] + bytes([body[-1] ^ 1])
-    elif kind is FaultKind.SHORT_BODY:
-        body = body[: len(body) // 2]
-        headers = [(name, str(len(body)) if name == "x-amz-Data-Length" else value) for name, value in headers]
-    elif kind is FaultKind.EMPTY_PAGE:
-        body = _emptied(body)
-    return Answer(answer.status, headers, body)
-
-
-def _emptied(body: bytes) -> bytes:
-    """A listing's page without its items."""
-    fields = json.loads(body)
-    return json.dumps({name: [] if isinstance(value, list) else value for name, value in fields.items()}).encode()
-
-
-def _cut(body: bytes, environ: Environ) -> Iterator[bytes]:
-    yield body[: len(body) // 2]
-    _drop(environ, hard=False)
-
-
-def _drop(environ: Environ, *, hard: bool = True) -> None:
-    """End the connection; `hard` resets it. Raises `ConnectionResetError`, for the server to let it be."""
-    connection = environ.get("werkzeug.socket")
-    if isinstance(connection, socket.socket):
-        if hard:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.shutdown(socket.SHUT_RDWR)
-    raise ConnectionResetError

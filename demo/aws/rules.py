@@ -105,6 +105,7 @@ class FaultKind(StrEnum):
     """What can go wrong with one request."""
 
     ERROR_500 = "error_500"
+    ERROR = "error"  # with the fault's own `code` and `status`
     THROTTLED = "throttled"
     RESET = "reset"  # the connection ends before anything happens
     RESET_AFTER = "reset_after"  # … after it happened: the caller never learns
@@ -134,6 +135,8 @@ class Fault:
     chance: float = 1.0
     seed: int = 0
     seconds: float = 0.0
+    code: str = ""
+    status: int = 400
     _seen: int = 0
     _hits: int = 0
     _luck: random.Random | None = None
