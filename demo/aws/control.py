@@ -78,6 +78,14 @@ class Control:
             raise ValueError("started without an estate")
         return {machine.name: machine.instance for machine in self._estate.clones(count, of)}
 
+    def _crowd(self, count: int, accounts: list[str]) -> dict[str, dict[str, str]]:
+        keys = {}
+        for account in accounts:
+            self._aws.crowd(count, account)
+            given = self._aws.credentials(account)
+            keys[account] = {"access_key": given.access_key, "secret_key": given.secret_key}
+        return keys
+
     def _fill_volume(self, volume: str, blocks: int, first: int = 0, seed: int = 0) -> None:
         self._aws.volume(volume).fill(first, blocks, seed)
 
@@ -86,7 +94,8 @@ class Remote:
     """The side of a test; `ready` is what the ready file holds. Keyword arguments are those of `Control`'s actions:
 
     `actions`, `clear_log`, `calm`, `advance(seconds=)`, `expire_tokens`, `deny(action=, …)`, `fault(kind=, …)`,
-    `limits(blocks_per_account=, …)`, `change(machine=, files={path: text})`, `clones(count=)`, `fill_volume(volume=, blocks=)`.
+    `limits(blocks_per_account=, …)`, `change(machine=, files={path: text})`, `clones(count=)`, `fill_volume(volume=, blocks=)`,
+    `crowd(count=, accounts=[…])`.
     """
 
     def __init__(self, ready: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from moto.ec2.models import ec2_backends
 
+from demo.aws.crowd import Crowd, pattern
 from demo.aws.ec2_params import Params, filters_of, is_true, page_of, tags_of
 from demo.aws.ec2_snapshots import SnapshotActions
 from demo.aws.errors import ApiError
@@ -25,6 +26,7 @@ class Ec2(SnapshotActions):
 
     def __init__(self, library: Library) -> None:
         super().__init__(library)
+        self.crowds: dict[tuple[str, str], Crowd] = {}
         self.actions: dict[str, Callable[[Caller, Params], Any]] = {
             "CreateSnapshot": self.create_snapshot,
             "CreateSnapshots": self.create_snapshots,
@@ -124,6 +126,20 @@ class Ec2(SnapshotActions):
             backend.detach_volume(mapping.volume_id, instance_id, device)
             backend.delete_volume(mapping.volume_id)
             self._library.forget_volume(mapping.volume_id)
+
+    def crowd(self, caller: Caller, count: int) -> None:
+        """From now on this account has in this region `count` instances that all look like its newest one."""
+        (*_, reservation) = self.describe_instances(caller, {})["Reservations"]
+        (instance, *_) = reservation["Instances"]
+        (mapping, *_) = instance.block_device_mapping.values()
+        names = {
+            instance.id: pattern("i"),
+            mapping.volume_id: pattern("vol"),
+            reservation["ReservationId"]: pattern("r"),
+        }
+        names[">crowd<"] = ">crowd-%(n)d<"
+        volume = self.describe_volumes(caller, {"VolumeIds": [mapping.volume_id]})
+        self.crowds[caller.account, caller.region] = Crowd(count, {"Reservations": [reservation]}, volume, names)
 
     def started(self, caller: Caller, instance_ids: Iterable[str]) -> None:
         """After RunInstances: give each new instance the disks of its image, as moto does not."""

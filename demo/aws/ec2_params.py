@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from secrets import token_hex
@@ -48,7 +48,7 @@ def tags_of(params: Params, kind: str) -> dict[str, str]:
     return tags
 
 
-def page_of(items: list[T], params: Params, largest: int | None = None) -> tuple[list[T], str]:
+def page_of(items: Sequence[T], params: Params, largest: int | None = None) -> tuple[Sequence[T], str]:
     """One page of `items` by MaxResults and NextToken, and the token for the next one, or nothing."""
     asked = params.get("MaxResults")
     size = int(asked) if asked is not None else largest

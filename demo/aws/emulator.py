@@ -29,7 +29,7 @@ from demo.aws.front import Front
 from demo.aws.handler import Handler
 from demo.aws.identity import PARTITION, Identities
 from demo.aws.keys import Keys
-from demo.aws.rules import CallLog, Denial, Fault, FaultKind, Rules
+from demo.aws.rules import Caller, CallLog, Denial, Fault, FaultKind, Rules
 from demo.aws.snapshots import Library, Snapshot
 
 REGION = "eu-central-1"
@@ -201,6 +201,16 @@ class EmulatedAws:
         event = events.state_change(instance, state, account=account, region=region, clock=self.clock)
         events.publish(event)
         return event
+
+    def crowd(self, count: int, account: str = ACCOUNT, region: str = REGION) -> None:
+        """Let DescribeInstances and DescribeVolumes tell of `count` instances, at the cost of one: for measurements.
+
+        All else knows only the one that they are told after. What was there before is not told of any more.
+        """
+        named = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "crowd"}]}]
+        ec2 = self.client("ec2", account, region)
+        ec2.run_instances(ImageId="ami-0123456789abcdef0", MinCount=1, MaxCount=1, TagSpecifications=named)
+        self._front.ec2.crowd(Caller(account, region, "", ""), count)
 
     def make_instance_store(self, instance_id: str, account: str = ACCOUNT, region: str = REGION) -> None:
         """Turn an instance into one that has no EBS volume at all."""

@@ -132,6 +132,9 @@ class Front:
             return self._answer_ebs(request, call)
         if call.service == "ec2" and call.operation in self.ec2.actions:
             params = parse_ec2(call.operation, request.body)
+            crowd = self.ec2.crowds.get((call.caller.account, call.caller.region))
+            if crowd and crowd.answers(call.operation):
+                return crowd.answer(call.operation, params)
             return answer_ec2(call.operation, self.ec2.actions[call.operation](call.caller, params))
         return self._answer_moto(request, call)
 
