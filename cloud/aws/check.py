@@ -133,7 +133,10 @@ def _keys(connector: AwsConnector, instances: list[Instance], owned: list[Snapsh
             yield Checked("kms:Decrypt", None, f"key {key}: there is no snapshot of ours under it to try it on")
             continue
         last = list(_reads(connector, sample))[-1]
-        yield Checked("kms:Decrypt", last.ok, f"key {key}: {last.detail}", last.advice)
+        if last.ok or last.permission == "kms:Decrypt":
+            yield Checked("kms:Decrypt", last.ok, last.detail or f"key {key}", last.advice)
+        else:
+            yield Checked("kms:Decrypt", None, f"key {key}: {last.permission} fails before it")
 
 
 def _tried(permission: str, subject: str, call: Callable[[], object]) -> Checked:
