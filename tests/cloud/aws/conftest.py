@@ -11,14 +11,15 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.loaders import Loader
 from botocore.session import Session as CoreSession
 
 from cloud.aws import accounts
-from cloud.aws.accounts import Sessions
+from cloud.aws.accounts import ONCE, READS, Sessions
 from cloud.aws.connector import AwsConnector, connect
-from demo.aws.emulator import REGION, EmulatedAws
+from demo.aws.emulator import REGION, Credentials, EmulatedAws
 from infra.aws import policies
 from infra.aws.policies import Setup
 
@@ -26,7 +27,6 @@ _ACCOUNTS = itertools.count(100000000001)
 INSTALLATION = "test-1"
 SETUP = Setup(INSTALLATION, scanner_account="222222222222", copy_key="arn:aws:kms:us-east-1:123456789012:key/1")
 # Calls whose permission has another name, or several.
-IMPLIED_BY_TESTS: set[str] = set()
 ACTIONS = {("sqs", "DeleteMessageBatch"): "sqs:DeleteMessage"}
 
 
@@ -73,13 +73,10 @@ class Recorded:
 
     calls: dict[str, set[str]] = field(default_factory=dict)
 
-    def hook(self, role: str) -> Callable[..., None]:
-        def record(model: Any, **_: Any) -> None:
-            service = model.service_model.signing_name
-            action = ACTIONS.get((service, model.name), f"{service}:{model.name}")
-            self.calls.setdefault(role, set()).add(action)
-
-        return record
+    def add(self, role: str, model: Any) -> None:
+        service = model.service_model.signing_name
+        action = ACTIONS.get((service, model.name), f"{service}:{model.name}")
+        self.calls.setdefault(role, set()).add(action)
 
     def outside(self) -> dict[str, set[str]]:
         allowed = {
@@ -90,6 +87,43 @@ class Recorded:
             "events": policies.actions(policies.events("arn:aws:sqs:us-east-1:123456789012:q")),
         }
         return {role: calls - allowed[role] for role, calls in self.calls.items() if calls - allowed[role]}
+
+
+class Door:
+    """Sessions of one role. Clients take a while to make, so they live as long as the emulator, and only the keys change."""
+
+    def __init__(self, role: str, endpoint: str, loader: Loader) -> None:
+        core = CoreSession()
+        core.register_component("data_loader", loader)
+        core.register("before-call", self._record)
+        self.session = boto3.Session("none", "none", region_name=REGION, botocore_session=core)
+        self.sessions = CachedSessions(self.session, endpoint_url=endpoint, loader=loader)
+        self.recorded = Recorded()
+        self._role = role
+
+    def enter(self, keys: Credentials, recorded: Recorded) -> Sessions:
+        held = self.session.get_credentials()
+        assert held
+        held.access_key, held.secret_key = keys.access_key, keys.secret_key
+        self.recorded = recorded
+        return self.sessions
+
+    def _record(self, model: Any, **_: Any) -> None:
+        self.recorded.add(self._role, model)
+
+
+class CachedSessions(Sessions):
+    def __init__(self, base: boto3.Session, **how: Any) -> None:
+        super().__init__(base, **how)
+        self._clients: dict[Any, Any] = {}
+
+    def client(self, session: boto3.Session, service: Any, region: str, *, config: Config = READS) -> Any:
+        key = (id(session), service, region, id(config))
+        if session is not self.base:
+            return super().client(session, service, region, config=config)
+        if key not in self._clients:
+            self._clients[key] = super().client(session, service, region, config=config)
+        return self._clients[key]
 
 
 @pytest.fixture(autouse=True)
@@ -120,10 +154,9 @@ def account(emulator: EmulatedAws) -> Iterator[str]:
     emulator.calm()
 
 
-@pytest.fixture
-def keys(emulator: EmulatedAws, account: str) -> dict[str, Any]:
-    given = emulator.credentials(account)
-    return {"aws_access_key_id": given.access_key, "aws_secret_access_key": given.secret_key}
+@pytest.fixture(scope="module")
+def doors(emulator: EmulatedAws, loader: Loader) -> Callable[[str], Door]:
+    return functools.cache(lambda role: Door(role, emulator.endpoint, loader))
 
 
 @pytest.fixture
@@ -137,44 +170,29 @@ def recorded(monkeypatch: pytest.MonkeyPatch, emulator: EmulatedAws) -> Iterator
     class Watched(CoreSession):
         def __init__(self) -> None:
             super().__init__()
-            self.register("before-call", found.hook("scanner"))
+            self.register("before-call", lambda model, **_: found.add("scanner", model))
 
     monkeypatch.setattr(accounts, "CoreSession", Watched)
     emulator.log.clear()
     yield found
     blocks = {call.action for call in emulator.log.calls() if call.service == "ebs" or call.implied}
-    found.calls.setdefault("scanner", set()).update(blocks - IMPLIED_BY_TESTS)
+    found.calls.setdefault("scanner", set()).update(blocks)
     assert found.outside() == {}
 
 
 @pytest.fixture
 def sessions(
-    emulator: EmulatedAws, recorded: Recorded, loader: Loader, keys: dict[str, Any]
+    emulator: EmulatedAws, recorded: Recorded, account: str, doors: Callable[[str], Door]
 ) -> Callable[[str], Sessions]:
-    """Sessions of a role whose calls are recorded."""
-
-    def make(role: str) -> Sessions:
-        core = CoreSession()
-        core.register_component("data_loader", loader)
-        core.register("before-call", recorded.hook(role))
-        base = boto3.Session(**keys, region_name=REGION, botocore_session=core)
-        return Sessions(base, endpoint_url=emulator.endpoint, loader=loader)
-
-    return make
+    """Sessions of a role in the test's account, whose calls are recorded."""
+    return lambda role: doors(role).enter(emulator.credentials(account), recorded)
 
 
 @pytest.fixture
-def backdoor(emulator: EmulatedAws, loader: Loader, keys: dict[str, Any]) -> Callable[[str], Any]:
+def backdoor(emulator: EmulatedAws, account: str, doors: Callable[[str], Door]) -> Callable[[str], Any]:
     """Clients for a test's own work, not recorded."""
-    core = CoreSession()
-    core.register_component("data_loader", loader)
-    session = boto3.Session(**keys, region_name=REGION, botocore_session=core)
-
-    @functools.cache
-    def client(service: str) -> Any:
-        return session.client(service, endpoint_url=emulator.endpoint)  # type: ignore[call-overload]
-
-    return client
+    of = doors("the test's own").enter(emulator.credentials(account), Recorded())
+    return lambda service: of.client(of.base, service, REGION, config=ONCE)
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from botocore.config import Config
 
-from cloud.aws.accounts import Sessions
+from cloud.aws.accounts import ONCE, Sessions
 from cloud.aws.connector import AwsConnector
 from core.estate import Disk, Instance, Resource, Snapshot
 from demo.aws.emulator import REGION, EmulatedAws
@@ -97,7 +96,7 @@ def rig(
 ) -> Iterator[AwsRig]:
     """The SDK's own retries are few here: they are AWS's to test, and take half a minute."""
     of = sessions("scanner")
-    hasty = of.client(of.base, "ec2", REGION, config=Config(retries={"total_max_attempts": 1}))
+    hasty = of.client(of.base, "ec2", REGION, config=ONCE)
     yield AwsRig(replace(connector, ec2=hasty, settle_seconds=10.0), emulator, ec2)
 
 
