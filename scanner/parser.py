@@ -38,7 +38,7 @@ from scanner.job import Job, Task
 from scanner.lookup import Client
 from scanner.manifest.diff import diff
 from scanner.manifest.file import Reader
-from scanner.pipeline import Pipeline, Settings, Work, dump_counts, repeat
+from scanner.pipeline import HELD_BYTES, Pipeline, Settings, Work, dump_counts, repeat
 from scanner.remote import Channels, RemotePart, RemoteSource
 from scanner.scan import ToDisk, chunks, list_inode
 from scanner.shared import Blocks, Seen, Touched
@@ -60,6 +60,8 @@ _MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its 
 _PIECE_BYTES: Final = 4 << 20
 _BATCH: Final = {Task.SCAN: 128, Task.LIST: 256, Task.INVENTORY: 512}
 _BATCH_REMOTE: Final = 512  # each begins with a wait for what comes first
+_STRETCH_BYTES: Final = 32 << 20  # of contents that are looked at together: kept in memory, they are fetched once
+_HELD_REMOTE_BYTES: Final = 64 << 20
 _BATCH_ROWS: Final = 512  # when there is a manifest to write: its columns compress the better, the longer they are
 
 
@@ -327,7 +329,7 @@ class Parser:
         if one.volume.disk in self._shared.remote:
             batch = max(batch, _BATCH_REMOTE)
         pool = Pool(
-            self._in_worker(work),
+            self._in_worker(one, work),
             one.inodes,
             workers=self._job.jobs,
             batch=max(1, min(batch, one.inodes // (self._job.jobs * 4))),
@@ -345,15 +347,19 @@ class Parser:
         self._done += one.inodes
         self._send({"kind": "finished", "volume": one.volume.index})
 
-    def _in_worker(self, work: PoolWork) -> PoolWork:
-        """Each worker asks for blocks over its own socket."""
+    def _in_worker(self, one: Indexed, work: PoolWork) -> PoolWork:
+        """Each worker asks for blocks over its own socket, for no more at once than it can keep."""
         channels = self._shared.channels
         if channels is None:
             return work
 
         def ours(start: int, stop: int, position: Position) -> Iterator[Piece]:
             channels.use(position.worker)
-            return work(start, stop, position)
+            if one.base is not None or one.volume.disk not in self._shared.remote:
+                yield from work(start, stop, position)
+                return
+            for begin, end in _stretches(one.filesystem, start, stop):
+                yield from work(begin, end, position)
 
         return ours
 
@@ -372,6 +378,7 @@ class Parser:
                 rows=self._job.rows,
                 stamp_key=self._stamp_key,
                 warm=self._job.warm,
+                held_bytes=_HELD_REMOTE_BYTES if one.volume.disk in self._shared.remote else HELD_BYTES,
             ),
             seen=self._shared.seen,
             clients=self._clients,
@@ -476,6 +483,19 @@ class Parser:
                     self._connection.sendall(frame(b"D", bytes(chunk)))
         except Error as error:
             self._gap(Gap(InFile.of(found[0]), reason_of(error), str(error)))
+
+
+def _stretches(filesystem: Filesystem, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """A batch in parts, none with more than some MiB of contents but where one file has more."""
+    begin, size = start, 0
+    for at in range(start, stop):
+        first = next((item for item in filesystem.files(at, at + 1) if not isinstance(item, Gap)), None)
+        more = first.size if first is not None and stat.S_ISREG(first.mode) else 0
+        if begin < at and size + more > _STRETCH_BYTES:
+            yield begin, at
+            begin, size = at, 0
+        size += more
+    yield begin, stop
 
 
 def _contents(filesystem: Filesystem, start: int, stop: int) -> list[Extent]:

@@ -33,7 +33,7 @@ from scanner.workers import Piece, Position, piece
 HOLE: Final = (1 << 64) - 1  # in a manifest, the offset of a part of a file that is not stored
 _MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its names: it must fit into a frame
 _PIECE_BYTES: Final = 4 << 20  # an answer of more than this is sent at once, not when its batch is done
-_HELD_BYTES: Final = 8 << 20  # contents that are kept between hashing and scanning, besides views of the disk
+HELD_BYTES: Final = 8 << 20  # contents that are kept between hashing and scanning, besides views of the disk
 _MAX_HOLES_BYTES: Final = 4 << 30  # of a file with longer holes only what it stores is looked at, without a hash
 _BLOCK_ROWS: Final = 1024
 _BLOCK_WEIGHT: Final = 8 << 20  # bytes of paths, results and places, about
@@ -66,6 +66,7 @@ class Settings:
     rows: bool = False
     warm: bool = False
     stamp_key: bytes = b""
+    held_bytes: int = HELD_BYTES
 
 
 @dataclass(slots=True)
@@ -410,7 +411,12 @@ class Pipeline:
 
     def _read(self, plan: _Plan, file: FileEntry, held: int, count: Work) -> int:
         lent = view_of(file) if file.size <= self._settings.max_file_bytes else None
-        if lent is None and self._settings.warm and file.size <= self._settings.max_file_bytes:
+        if (
+            lent is None
+            and self._settings.warm
+            and self._prefetch is None
+            and file.size <= self._settings.max_file_bytes
+        ):
             self._hash_long(plan, file, count)  # what turns out to be unknown is read again
             return held
         content = Content(lent) if lent is not None else read_content(file, self._settings.max_file_bytes)
@@ -430,7 +436,7 @@ class Pipeline:
             count.hashed_bytes += file.size
             if lent is None:  # a view of the disk costs nothing to keep
                 held += len(content.data)
-            if held <= _HELD_BYTES:
+            if held <= self._settings.held_bytes:
                 plan.content = content
         return held
 

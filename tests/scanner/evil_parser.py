@@ -172,6 +172,18 @@ def _time_out() -> None:
     raise yara.TimeoutError
 
 
+def _ask_for_blocks() -> None:
+    """Ask for blocks in words that are none, on every socket that is there for it."""
+    for fd in range(3, 256):
+        try:
+            one = socket.socket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        if one.type == socket.SOCK_SEQPACKET:
+            one.send(b"blocks, please")
+    time.sleep(30)
+
+
 ACTS: dict[str, Callable[[], object]] = {
     "volume-gaps": _volume_gaps,
     "timeout": _time_out,
@@ -186,6 +198,7 @@ ACTS: dict[str, Callable[[], object]] = {
     "eat": _eat,
     "fork-and-exit": _fork_and_exit,
     "hang-up": _hang_up,
+    "ask-for-blocks": _ask_for_blocks,
     "garbage": lambda: _say(os.urandom(10_000).translate(bytes.maketrans(b"JDA", b"xxx"))),
     "oversize": lambda: _say(struct.pack(">cI", b"J", 0xFFFFFFFF)),
     "early-done": lambda: _say(frame(b"J", b'{"kind":"done","bytes_read":0}')),
