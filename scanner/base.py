@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from core.errors import ConfigError, Corrupt
+from core.errors import ConfigError, Corrupt, Error
 from core.findings import Gap, GapReason, InVolume
 from scanner.changes import Changes
 from scanner.filesystems import Filesystem
@@ -138,7 +138,7 @@ class BaseVolume:
                 yield BaseBlock(raw)
 
     def find(self, inode: int) -> Found | None:
-        """Raises `Corrupt`."""
+        """None for what cannot be read, too: then it is looked at again."""
         before = self._before
         if before is not None:  # mostly the next row is asked for
             inodes, number = before.block.block.inodes, before.number + 1
@@ -153,7 +153,10 @@ class BaseVolume:
         if at == len(self._lasts) or inode < self._chunks[at].first:
             return None
         if at != self._at:
-            self._blocks = [BaseBlock(raw) for raw in self._reader.read(self._chunks[at])]
+            try:
+                self._blocks = [BaseBlock(raw) for raw in self._reader.read(self._chunks[at])]
+            except Error:
+                self._blocks = []
             self._block_lasts = [block.last for block in self._blocks]
             self._at = at
         which = bisect_left(self._block_lasts, inode)
@@ -169,10 +172,13 @@ class BaseVolume:
         """What then was known of its content, as far as the rules are still the same."""
         if self._missing is None:
             return None
-        content: Any = load(found.results)["content"] if found.results else ()
-        if content is None:
+        try:
+            content: Any = load(found.results)["content"] if found.results else ()
+            if content is None:
+                return None
+            return Verdict(tuple((name, finding) for name, finding in content if name in self._kept), self._missing)
+        except (Error, KeyError, TypeError, ValueError):
             return None
-        return Verdict(tuple((name, finding) for name, finding in content if name in self._kept), self._missing)
 
 
 class Base:

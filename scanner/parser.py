@@ -244,7 +244,16 @@ class Parser:
         self._send({"kind": "working", "volume": volume.index})
         for value in facts["gaps"]:
             self._send({"kind": "gap", "gap": value | {"where": ["volume", volume.index]}})
-        for base in self._base.plain(facts["index"], Changes()).blocks():
+        try:
+            self._repeat(volume, self._base.plain(facts["index"], Changes()))
+        except Error as error:
+            detail = f"the base cannot be read: {error}; scan without it"
+            self._gap(Gap(InVolume(volume.index), GapReason.CORRUPT, detail))
+            return
+        self._send({"kind": "finished", "volume": volume.index})
+
+    def _repeat(self, volume: Volume, known: BaseVolume) -> None:
+        for base in known.blocks():
             block = base.block
             count = Work()
             told: dict[str, list[bytes]] = {}
@@ -260,7 +269,6 @@ class Parser:
             told["counts"] = [dump_counts(volume.index, count, 0)]
             rows = BLOCK_HEAD.pack(volume.index, base.first, base.last, len(block), len(base.raw)) + base.raw
             self._connection.sendall(frame(b"A", piece(0, told, b"", rows if self._job.rows else b"").body))
-        self._send({"kind": "finished", "volume": volume.index})
 
     def _open_disk(self, number: int, fd: int | None) -> BlockSource:
         if fd is None:

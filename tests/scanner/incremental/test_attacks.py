@@ -14,7 +14,7 @@ from scanner.machine import ScanOptions, scan_machine
 from scanner.manifest.file import Writer
 from tests.need import need_tool
 from tests.scanner.filesystems.machine import make_ext, run
-from tests.scanner.incremental.compare import changed_extents, differences, full, incremental, rows_of
+from tests.scanner.incremental.compare import changed_extents, differences, facts_of, full, incremental, rows_of
 from tests.scanner.incremental.test_incremental import EICAR, OPTIONS, poke
 from tests.scanner.sandboxed import MIB, Started, file, folder, write_ext4
 
@@ -259,3 +259,20 @@ def test_a_disk_that_cannot_be_written_while_the_manifest_is(
     with pytest.raises(ConfigError, match="the manifest cannot be written"):
         full(disk, tmp_path / "base", OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["disk.img"]
+
+
+@pytest.mark.parametrize("changes", [(), ((0, 16 * MIB),), ((0, 4096),)], ids=["none", "all", "some"])
+def test_a_base_with_a_right_checksum_and_blocks_that_are_none(
+    disk: Path, tmp_path: Path, changes: tuple[tuple[int, int], ...]
+) -> None:
+    """What it would have told is looked at again, or a gap; no worker dies of it."""
+    full(disk, tmp_path / "good", OPTIONS)
+    with (tmp_path / "base").open("wb") as stream:
+        writer = Writer(stream)
+        writer.add(0, 2, 100, 12, bytes(500))
+        writer.finish(facts_of(tmp_path / "good"))
+    found = incremental(disk, tmp_path / "base", tmp_path / "next", changes, OPTIONS)
+    gaps = {gap.reason for gap in found.gaps}
+    assert gaps == (set() if changes else {GapReason.CORRUPT, GapReason.CRASHED})
+    assert len(found.findings) == (1 if changes else 0)
+    assert found.exit_code == (1 if changes else 3)
