@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +13,14 @@ from core.errors import ConfigError
 from core.text import printable
 
 MAX_EXTENTS: Final = 4_000_000  # 2 TB of 512 KiB blocks
-_MAX_FILE_BYTES: Final = 512 << 20
+_MAX_FILE_BYTES: Final = 256 << 20
 _COMPARE_BYTES: Final = 1 << 20
+_SPACE: Final = b" \t\r\n"
+_BEGIN: Final = re.compile(rb"[ \t\r\n]*\[[ \t\r\n]*(?P<next>\]?)")
+_ENTRY: Final = re.compile(
+    rb"""\s*\{\s*"(?P<first>offset|length)"\s*:\s*(?P<one>0|[1-9][0-9]{0,18})\s*,"""
+    rb"""\s*"(?P<second>offset|length)"\s*:\s*(?P<other>0|[1-9][0-9]{0,18})\s*\}\s*(?P<next>[,\]])"""
+)
 GRAIN_BYTES: Final = 4096  # what a difference is rounded to: no filesystem of ours writes less at once
 
 
@@ -83,25 +89,29 @@ def read_changes(path: Path) -> list[tuple[int, int]]:
         raise ConfigError(f"{shown}: cannot be read ({error.strerror}); --changed takes a JSON file") from error
     if len(raw) > _MAX_FILE_BYTES:
         raise ConfigError(f"{shown}: more than {_MAX_FILE_BYTES} bytes; leave --base and --changed out for a full scan")
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{shown}: is not JSON ({printable(str(error))})") from error
-    if not isinstance(value, list):
-        raise ConfigError(f'{shown}: must be a list of {{"offset": bytes, "length": bytes}}')
-    if len(value) > MAX_EXTENTS:
-        raise ConfigError(f"{shown}: more than {MAX_EXTENTS} extents; leave --base and --changed out for a full scan")
-    return [_extent(shown, number, one) for number, one in enumerate(value)]
+    return list(_extents(shown, raw))
 
 
-def _extent(shown: str, number: int, value: object) -> tuple[int, int]:
-    match value:
-        case {"offset": int(offset), "length": int(length), **rest} if not rest:
-            if not isinstance(offset, bool) and not isinstance(length, bool) and offset >= 0 and length >= 0:
-                return offset, length
-    raise ConfigError(
-        f'{shown}: entry {number} must be {{"offset": bytes, "length": bytes}}, whole numbers that are not negative'
-    )
+def _extents(shown: str, raw: bytes) -> Iterator[tuple[int, int]]:
+    """Entry by entry: made into objects all at once, a file of brackets would take fifty times its size of memory."""
+    found = _BEGIN.match(raw)
+    number = 0
+    while found is not None and found["next"] != b"]":
+        found = _ENTRY.match(raw, found.end())
+        if found is None or found["first"] == found["second"]:
+            break
+        number += 1
+        if number > MAX_EXTENTS:
+            raise ConfigError(
+                f"{shown}: more than {MAX_EXTENTS} extents; leave --base and --changed out for a full scan"
+            )
+        one, other = int(found["one"]), int(found["other"])
+        yield (one, other) if found["first"] == b"offset" else (other, one)
+    if found is None or found["next"] != b"]" or raw[found.end() :].strip(_SPACE):
+        raise ConfigError(
+            f'{shown}: is not JSON of the agreed form, a list of {{"offset": bytes, "length": bytes}} with whole numbers that '
+            f"are not negative (entry {number})"
+        )
 
 
 def differences(old: BlockSource, new: BlockSource) -> Iterator[tuple[int, int]]:

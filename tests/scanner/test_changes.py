@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,3 +104,40 @@ def test_differences_of_two_disks(old: bytes, edits: list[tuple[int, int]], long
 def test_equal_disks_have_no_differences() -> None:
     assert list(differences(MemorySource(b"a" * 9999), MemorySource(b"a" * 9999))) == []
     assert list(Changes([(4, 4)])) == [Extent(4, 4)]
+
+
+BOMB = """
+import resource, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1]]
+from core.errors import ConfigError
+from scanner.changes import read_changes
+resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
+try:
+    read_changes(Path(sys.argv[2]))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "piece", ["[],", "[", "0,", '{"offset":1,"offset":2},', '{"offset":1,"length":2,"x":[]},', " "]
+)
+def test_a_large_file_of_something_else_takes_no_memory(tmp_path: Path, piece: str) -> None:
+    (tmp_path / "f").write_text("[" + piece * (30_000_000 // len(piece)))
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, str(root), str(tmp_path / "f")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "is not JSON" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"offset": 1, "length": 1}', '[{"offset": 1, "length": 1},]', "[]x", '[{"offset": 01, "length": 1}]', "[,]"],
+)
+def test_what_is_nearly_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "f").write_text(text)
+    with pytest.raises(ConfigError, match="is not JSON"):
+        read_changes(tmp_path / "f")
