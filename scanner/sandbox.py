@@ -54,6 +54,7 @@ _WISHES_PER_DISK: Final = 20  # backing files that a parser may ask for; chains 
 _LOOK_SECONDS: Final = 0.5  # how often a silent parser is looked after
 _SEND_SECONDS: Final = 30.0  # a parser that does not read what it asked for is broken
 _MAX_RESTARTS: Final = 16
+_MAX_REPLAYED: Final = 1 << 20  # stretches of a volume that its journal replaced
 _FIGURES: Final = (
     *("carried", "hashed", "hashed_bytes", "scanned", "scanned_bytes", "known", "matched", "incomplete"),
 )
@@ -525,6 +526,10 @@ class _Attempt:
     def _volume(self, message: Message) -> None:
         index = int_in(message["index"], MAX_VOLUMES)
         filesystem = message["filesystem"]
+        replayed = message["replayed"]
+        known = sum(len(volume.replayed) for volume in self._outcome.volumes.values())
+        if len(replayed) > _MAX_REPLAYED or known + len(replayed) > 2 * _MAX_REPLAYED:
+            raise WireError("more replayed blocks than journals hold")
         self._outcome.volumes[index] = VolumeState(
             index,
             int_in(message["disk"], len(self._disks) - 1),
@@ -535,7 +540,7 @@ class _Attempt:
             text_in(message["label"], 4096),
             text_in(message["uuid"], 100),
             text_in(message["layout"], 4096),
-            [(int_in(offset), int_in(length)) for offset, length in message["replayed"]],
+            [(int_in(offset), int_in(length)) for offset, length in replayed],
             None if message["base_rows"] is None else int_in(message["base_rows"]),
         )
 

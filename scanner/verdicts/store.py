@@ -171,7 +171,7 @@ class Store:
             if "no such" in str(error):
                 raise Damaged(str(error)) from error
             raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:  # SQLite's own message may hold damaged text
             raise Damaged(str(error)) from error
         self._open_bloom()
 

@@ -184,6 +184,11 @@ def _ask_for_blocks() -> None:
     time.sleep(30)
 
 
+def _replayed(number: int) -> bytes:
+    volume = {"kind": "volume", "index": number, "disk": 0, "table": "", "start": 0, "length": 0, "filesystem": None}
+    return dump(volume | {"label": "", "uuid": "", "layout": "", "replayed": [[1, 1]] * 1_000_000, "base_rows": None})
+
+
 ACTS: dict[str, Callable[[], object]] = {
     "volume-gaps": _volume_gaps,
     "timeout": _time_out,
@@ -210,6 +215,7 @@ ACTS: dict[str, Callable[[], object]] = {
     "big-gaps": lambda: _say_for_ever(
         lambda number: dump({"gaps": [GAP | {"where": ["volume", number % 4096], "detail": "x" * (1 << 20)}]})
     ),
+    "replayed": lambda: _say_for_ever(_replayed),
     "wishes": lambda: _say_for_ever(lambda number: dump({"kind": "open", "disk": 0, "name": "../x"})),
     "own-disk": lambda: _say_for_ever(lambda number: dump({"kind": "open", "disk": 0, "name": "disk.img"})),
     "progress": lambda: _say_for_ever(

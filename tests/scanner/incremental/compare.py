@@ -96,11 +96,11 @@ def _wrong_stamps(disk: Path, facts: Mapping[str, Any], rows: Mapping[tuple[int,
 
 
 def _plain(row: Row) -> object:
-    """The findings in a row stand in the order in which they were made."""
+    """The findings in a row stand in the order in which they were made; a gap that is told twice counts once."""
     results = json.loads(row.results) if row.results else None
     if results:
         results["content"] = sorted(map(json.dumps, results["content"] or ()))
-        results["said"] = sorted(map(json.dumps, results["said"]))
+        results["said"] = sorted(set(map(json.dumps, results["said"])))
     return replace(row, results=b"", stamp=b""), results
 
 

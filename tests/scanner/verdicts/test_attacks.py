@@ -61,6 +61,17 @@ def test_values_of_another_type_are_damage(folder: Folder, statement: str) -> No
     assert folder.known([2]) == [CLEAN]
 
 
+def test_a_schema_that_is_no_text(folder: Folder) -> None:
+    """SQLite repeats it in its message, which Python then cannot decode."""
+    folder.scan({1: ()})
+    path = folder.path / (folder.path / "current").read_text()
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"CREATE TABLE verdict", b"CREATE TABL\xff verdict"))
+    assert folder.known([1]) == [None]
+    folder.scan({2: ()})
+    assert folder.known([2]) == [CLEAN]
+
+
 def test_names_that_are_no_text(folder: Folder) -> None:
     """A disk's path may hold any bytes; what `show` prints is what `revoke` takes."""
     name = os.fsdecode(b"/disks/\xff\x1b[2J")
