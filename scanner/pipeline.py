@@ -24,7 +24,7 @@ from scanner.detectors.malware import Malware
 from scanner.filesystems import Filesystem
 from scanner.gaps import reason_of
 from scanner.lookup import CLEAN, Client, FoundMessage, Verdict, key_of
-from scanner.manifest.block import MAX_ROWS, STAMP_BYTES, Columns, Row
+from scanner.manifest.block import MAX_ROWS, STAMP_BYTES, Columns, Row, weight_of
 from scanner.scan import chunks, scan_inode
 from scanner.shared import Seen
 from scanner.wire import BLOCK_HEAD, Message, dump, finding_out, gap_out, load, path_out
@@ -37,8 +37,9 @@ HELD_BYTES: Final = 8 << 20  # contents that are kept between hashing and scanni
 _MAX_HOLES_BYTES: Final = 4 << 30  # of a file with longer holes only what it stores is looked at, without a hash
 _BLOCK_ROWS: Final = 1024
 _BLOCK_WEIGHT: Final = 8 << 20  # bytes of paths, results and places, about
-_MAX_PATHS_BYTES: Final = 8 << 20  # of one inode in a manifest; one with more is looked at again each time
 _AT_ONCE_BYTES: Final = 8 << 20  # contents up to this are hashed to see whether they changed, before anything else
+_MAX_NAMES: Final = 1 << 17  # of one file in a manifest
+_MAX_NAMES_BYTES: Final = 12 << 20
 _MAX_EXTENTS: Final = 1 << 16  # of one file in a manifest; a file in more pieces is looked at again each time
 _MAX_TARGET_BYTES: Final = 1 << 16
 _EMPTY: Final = hashlib.sha256(b"").digest()
@@ -197,7 +198,7 @@ class Pipeline:
                 told.setdefault(kind, []).append(raw)
                 size += len(raw)
             if self._settings.rows:
-                _add_row(rows, plan)
+                size += _add_row(rows, plan)
             position.done(count.files - files_before, count.size - size_before)
             if size >= _PIECE_BYTES and at + 1 < stop:
                 position.rest()
@@ -298,6 +299,11 @@ class Pipeline:
         file = plan.file
         if file is None:
             return
+        paths = tuple(item.path for item in plan.items if not isinstance(item, Gap))
+        if len(paths) > _MAX_NAMES or sum(map(len, paths)) > _MAX_NAMES_BYTES:
+            detail = f"its {len(paths)} names are more than a manifest holds of one file"
+            plan.gaps.append(Gap(InFile.of(file), GapReason.LIMIT, detail))
+            return
         complete = True
         extents: tuple[tuple[int, int], ...] = ()
         metadata: tuple[tuple[int, int], ...] = ()
@@ -311,9 +317,6 @@ class Pipeline:
                 extents, metadata, complete = (), (), False
         except Error:
             complete = False  # whoever reads the file says why
-        paths = tuple(item.path for item in plan.items if not isinstance(item, Gap))
-        if len(paths) > 1 and sum(map(len, paths)) > _MAX_PATHS_BYTES:
-            paths, complete = paths[:1], False
         plan.row = Row(
             inode=plan.number,
             paths=paths,
@@ -650,16 +653,21 @@ class Pipeline:
         return BLOCK_HEAD.pack(self._volume, first, last, rows, len(raw)) + raw
 
 
-def _add_row(rows: list[Row | _Kept], plan: _Plan | Found) -> None:
+def _add_row(rows: list[Row | _Kept], plan: _Plan | Found) -> int:
+    """About how many bytes it adds to a block."""
     if isinstance(plan, _Plan):
-        if plan.row is not None:
-            rows.append(plan.row)
-        return
+        if plan.row is None:
+            return 0
+        rows.append(plan.row)
+        row = plan.row
+        return len(row.results) + 16 * (len(row.extents) + len(row.meta)) + weight_of(row.paths)
     last = rows[-1] if rows else None
     if isinstance(last, _Kept) and last.block is plan.block and last.stop == plan.number:
         last.stop += 1
     else:
         rows.append(_Kept(plan.block, plan.number))
+    block, number = plan.block.block, plan.number
+    return 16 * (block.place_starts[number + 1] - block.place_starts[number]) + weight_of(plan.paths)
 
 
 def repeat(results: bytes, volume: int, paths: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:

@@ -63,6 +63,11 @@ class Row:
     stamp: bytes = b""
 
 
+def weight_of(paths: Sequence[bytes]) -> int:
+    """About how many bytes names take in a block; each counts for some even if it shares all its bytes with the one before."""
+    return 16 * len(paths) + sum(map(len, paths))
+
+
 def encode(rows: Sequence[Row]) -> bytes:
     """Between 1 and 4096 rows, inodes ascending. Raises `ValueError` for more than a block can hold."""
     columns = Columns()
@@ -113,7 +118,7 @@ class Columns:
         self._suffixes.append(len(path) - shared)
         self._names.append(path[shared:])
         self._last_path = path
-        self.weight += len(path)
+        self.weight += 16 + len(path)
 
     def add_run(self, block: Block, start: int, stop: int) -> None:
         """Rows `start` to `stop` of a decoded block."""
@@ -130,7 +135,7 @@ class Columns:
             self._suffixes.extend(block.suffixes[first + 1 : last])
             self._names.append(block.text[block.suffix_starts[first + 1] : block.suffix_starts[last]])
             self._last_path = block.all_paths[last - 1]
-            self.weight += sum(map(len, block.all_paths[first + 1 : last]))
+            self.weight += weight_of(block.all_paths[first + 1 : last])
         self._places += block.places[block.place_starts[start] : block.place_starts[stop]]
         for blob, (starts, theirs_raw) in zip(self._blobs, block.blobs, strict=True):
             blob.append(theirs_raw[starts[start] : starts[stop]])

@@ -11,7 +11,10 @@ import pytest
 from core.errors import ConfigError
 from core.findings import GapReason
 from scanner.machine import ScanOptions, scan_machine
+from scanner.manifest.block import MAX_BLOCK_BYTES, Block, Row
 from scanner.manifest.file import Writer
+from scanner.pipeline import Pipeline
+from scanner.wire import BLOCK_HEAD
 from tests.need import need_tool
 from tests.scanner.filesystems.machine import make_ext, run
 from tests.scanner.incremental.compare import changed_extents, differences, facts_of, full, incremental, rows_of
@@ -276,3 +279,31 @@ def test_a_base_with_a_right_checksum_and_blocks_that_are_none(
     assert gaps == (set() if changes else {GapReason.CORRUPT, GapReason.CRASHED})
     assert len(found.findings) == (1 if changes else 0)
     assert found.exit_code == (1 if changes else 3)
+
+
+def _heavy(number: int, **others: object) -> Row:
+    values = (number, (b"/f%d" % number,), 0o100644, 0, 0, 5, 0, 1, False, bytes(32), b"", (), (), True, b"")
+    return Row(**dict(zip(Row.__slots__, values, strict=True)) | others)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param({"extents": tuple((4096 * at, 4096) for at in range(0, 1 << 17, 2))}, id="fragmented"),
+        pytest.param({"paths": tuple(b"/pool/%05d" % at for at in range(65_000))}, id="hard-links"),
+        pytest.param({"paths": tuple(b"/%d" % (at % 2) + b"/x" * 150 + b"%d" % at for at in range(30_000))}, id="long"),
+        pytest.param({"results": b" " * (4 << 20)}, id="much-to-say"),
+    ],
+)
+def test_files_of_which_there_is_much_to_tell(others: dict[str, object]) -> None:
+    """Such as the pool of a backup server: twenty of them do not fit into a block, nor can it be read again."""
+    pipeline = object.__new__(Pipeline)
+    pipeline._volume = 0
+    raw = pipeline._blocks([_heavy(number, **others) for number in range(1, 21)])
+    found = at = 0
+    while at < len(raw):
+        _, _, _, _count, size = BLOCK_HEAD.unpack_from(raw, at)
+        at += BLOCK_HEAD.size + size
+        found += len(Block(raw[at - size : at]))
+        assert size < MAX_BLOCK_BYTES
+    assert found == 20
