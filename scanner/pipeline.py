@@ -590,7 +590,9 @@ class Pipeline:
         if whole and plan.digest and isinstance(content, Content) and not content.sparse:
             if not found:
                 self._seen.add(plan.digest)
-            keys.append(_record(key_of(plan.digest, file.size), found))
+            record = _record(key_of(plan.digest, file.size), found)
+            if len(record) <= _MAX_INODE_BYTES // 4:
+                keys.append(record)
         return tuple(found) if whole or found else None
 
     def _keep(self, plan: _Plan, content: tuple[FoundMessage, ...] | None, said: Sequence[tuple[str, Message]]) -> None:
@@ -603,7 +605,10 @@ class Pipeline:
         )
         if content or said:
             raw = dump({"content": content, "said": said})
-            if len(raw) <= _MAX_INODE_BYTES // 4:
+            # findings in the content are said of every name
+            paths = plan.row.paths
+            names = len(content or ()) * 6 * sum(map(len, paths)) if len(paths) > 1 else 0
+            if len(raw) * max(1, len(paths) if content else 1) + names <= _MAX_INODE_BYTES // 4:
                 plan.row.results = raw
             else:
                 plan.row.complete = False

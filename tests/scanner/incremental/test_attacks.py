@@ -307,3 +307,23 @@ def test_files_of_which_there_is_much_to_tell(others: dict[str, object]) -> None
         found += len(Block(raw[at - size : at]))
         assert size < MAX_BLOCK_BYTES
     assert found == 20
+
+
+def test_more_findings_than_a_report_holds_of_one_file(tmp_path: Path) -> None:
+    """By all its names: what a full scan cuts off with a gap is cut off in a later one."""
+    need_tool("mke2fs")
+    meta = f'description = "{"x" * 190}" remedy = "{"y" * 190}"'
+    rules = (f"rule rule_{number} {{ meta: {meta} condition: filesize > 0 }}" for number in range(100))
+    (tmp_path / "r.yar").write_text("\n".join(rules))
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "f").write_bytes(b"content")
+    for number in range(400):
+        (tree / f"f{number}").hardlink_to(tree / "f")
+    disk = make_ext(tmp_path / "disk.img", 16 * MIB, ["-t", "ext4"], tree)
+    options = replace(OPTIONS, rules=(tmp_path / "r.yar",))
+    first = full(disk, tmp_path / "base", options)
+    assert {gap.reason for gap in first.gaps} == {GapReason.LIMIT}
+    found = incremental(disk, tmp_path / "base", tmp_path / "next", (), options)
+    assert list(found.gaps) == list(first.gaps)
+    assert found.findings == first.findings
