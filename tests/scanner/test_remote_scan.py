@@ -195,9 +195,10 @@ def test_a_scan_of_what_changed_fetches_little(tmp_path: Path) -> None:
 
 def test_a_manifest_of_a_remote_disk(disk: Path, tmp_path: Path) -> None:
     near, far = tmp_path / "near", tmp_path / "far"
-    assert write_manifest(disk, near, OPTIONS, Silent()) == write_manifest(
-        RemoteDisk("far", Slow(disk)), far, OPTIONS, Silent()
-    )
+    with near.open("wb") as one, far.open("wb") as other:
+        assert write_manifest(disk, one, OPTIONS, Silent()) == write_manifest(
+            RemoteDisk("far", Slow(disk)), other, OPTIONS, Silent()
+        )
     volumes = [Reader(FileSource.open(one)).facts["volumes"] for one in (near, far)]
     assert volumes[0] == volumes[1]
 

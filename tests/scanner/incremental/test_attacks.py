@@ -282,7 +282,7 @@ def test_a_base_with_a_right_checksum_and_blocks_that_are_none(
 
 
 def _heavy(number: int, **others: object) -> Row:
-    values = (number, (b"/f%d" % number,), 0o100644, 0, 0, 5, 0, 1, False, bytes(32), b"", (), (), True, b"")
+    values = (number, (b"/f%d" % number,), 0o100644, 0, 0, 5, 0, 1, False, bytes(32), b"", (), (), True, b"", b"")
     return Row(**dict(zip(Row.__slots__, values, strict=True)) | others)  # type: ignore[arg-type]
 
 
