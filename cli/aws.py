@@ -15,7 +15,6 @@ from cloud.aws.inventory import Rules
 from cloud.aws.prices import Calls, Expected, Prices, first_scan, later_scan
 from core.errors import CloudError, ConfigError
 from core.estate import Disk, Place
-from scanner.snapshots import Spent
 
 _HOME: Final = "us-east-1"  # where an account is asked for its regions, if nothing else is named
 
@@ -118,12 +117,8 @@ def price_before(disks: Sequence[Disk], *, incremental: bool) -> str:
     )
 
 
-def price_after(spent: Spent) -> str:
-    """One line: calls that were made, and what they cost."""
-    calls = Calls(
-        list_snapshot_blocks=spent.lists,
-        list_changed_blocks=spent.changed_lists,
-        get_snapshot_block=spent.blocks,
-    )
-    listed = spent.lists + spent.changed_lists
-    return f"{spent.blocks:,} blocks read and {listed:,} lists, ${calls.dollars(Prices()):.6f} for requests"
+def price_after(connector: AwsConnector) -> str:
+    """One line: the calls that were made through this connector, and what they cost."""
+    quotas = connector.quotas
+    calls = Calls(list_snapshot_blocks=quotas.lists.taken, get_snapshot_block=quotas.blocks.taken)
+    return f"{quotas.blocks.taken:,} blocks read and {quotas.lists.taken:,} lists, ${calls.dollars(Prices()):.6f} for requests"

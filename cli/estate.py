@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
+from itertools import groupby
 from typing import Annotated
 
 from rich.console import Console
@@ -99,25 +100,22 @@ def _as_json(instance: Instance) -> dict[str, object]:
 
 
 def _print_instances(found: Iterable[Instance]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in ("Instance", "Name", "State", "OS", "Disks", "Owner", ""):
-        table.add_column(title, overflow="fold")
+    """A table for each account and region: a place is listed whole before the next begins."""
+    console = Console(markup=False, highlight=False)
     count = 0
-    for one in found:
-        count += 1
-        disks = ", ".join(_disk_words(disk.size_bytes, disk.obstacle, disk.key) for disk in one.disks)
-        words = (
-            str(one),
-            one.name,
-            one.state.value,
-            one.os,
-            disks,
-            one.owner,
-            f"left out: {one.excluded}" if one.excluded else "",
-        )
-        table.add_row(*(printable(word) for word in words))
-    console = Console(markup=False, highlight=False, soft_wrap=False)
-    console.print(table)
+    for place, some in groupby(found, key=lambda one: one.place):
+        table = Table(box=None, pad_edge=False)
+        for title in ("Instance", "Name", "State", "OS", "Disks", "Owner", ""):
+            table.add_column(title, overflow="fold")
+        for one in some:
+            count += 1
+            disks = ", ".join(_disk_words(disk.size_bytes, disk.obstacle, disk.key) for disk in one.disks)
+            left_out = f"left out: {one.excluded}" if one.excluded else ""
+            words = (one.id, one.name, one.state.value, one.os, disks, one.owner, left_out)
+            table.add_row(*(printable(word) for word in words))
+        console.print(str(place))
+        console.print(table)
+        console.print()
     console.print(f"{count} instance{'' if count == 1 else 's'}")
 
 

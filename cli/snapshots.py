@@ -37,7 +37,7 @@ from core.errors import ConfigError, Gone
 from core.estate import Instance, InstanceState, Place, Snapshot, SnapshotState
 from scanner.ledger import FileLedger
 from scanner.machine import ScanOptions
-from scanner.snapshots import SnapshotOptions, Spent, scan_instance, scan_snapshots
+from scanner.snapshots import SnapshotOptions, scan_instance, scan_snapshots
 
 Base = Annotated[
     Path | None,
@@ -113,10 +113,9 @@ def snapshot(
         )
         options = SnapshotOptions(scan, since=_snapshots(connector, since or ()))
         found = _snapshots(connector, locations)
-        spent = Spent()
         with progress_on_stderr("Scanning") as listener:
-            report = scan_snapshots(connector, found, options, ledger, listener=listener, warn=warn, spent=spent)
-    warn(f"{place}: {price_after(spent)}")
+            report = scan_snapshots(connector, found, options, ledger, listener=listener, warn=warn)
+    warn(f"{place}: {price_after(connector)}")
     finish(report, output, output_format)
 
 
@@ -178,10 +177,9 @@ def instance(
             accepted=frozenset(accept_gap or ()),
         )
         options = SnapshotOptions(scan, _snapshots(connector, since or ()), keep, snapshot_timeout_seconds)
-        spent = Spent()
         with progress_on_stderr("Scanning") as listener:
-            report, used = scan_instance(connector, machine, options, ledger, listener=listener, warn=warn, spent=spent)
-    warn(f"{where}: {price_after(spent)}")
+            report, used = scan_instance(connector, machine, options, ledger, listener=listener, warn=warn)
+    warn(f"{where}: {price_after(connector)}")
     if keep:
         warn(f"{where}: kept {' '.join(str(one) for one in used if one.id)}")
     finish(report, output, output_format)

@@ -58,12 +58,13 @@ class Cancelled(Exception):
 
 
 class Pacer:
-    """A `Pace` for threads of this process."""
+    """A `Pace` for threads of this process. `taken` counts the calls that were let through."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._pace = Pace(per_second)
         self._clock = clock
         self._lock = threading.Lock()
+        self.taken = 0
 
     @property
     def rate(self) -> float:
@@ -74,6 +75,7 @@ class Pacer:
         """Until a call may be made. Raises `Cancelled` when `stop` is set."""
         with self._lock:
             seconds = self._pace.reserve(self._clock())
+            self.taken += 1
         if stop.wait(seconds) if seconds else stop.is_set():
             raise Cancelled
 

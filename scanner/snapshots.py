@@ -55,15 +55,6 @@ class Lost:
         raise Unreadable(self._reason)
 
 
-@dataclass
-class Spent:
-    """Calls to the cloud: what they cost is the cloud's affair (`cloud.aws.prices`)."""
-
-    lists: int = 0
-    changed_lists: int = 0
-    blocks: int = 0
-
-
 def scan_snapshots(
     connector: Connector,
     snapshots: Sequence[Snapshot],
@@ -72,7 +63,6 @@ def scan_snapshots(
     *,
     listener: Listener | None = None,
     warn: Callable[[str], None] = lambda _: None,
-    spent: Spent | None = None,
 ) -> Report:
     """Scan the disks of one machine as their snapshots hold them. Raises `ConfigError`, all else is a gap."""
     scan = options.scan
@@ -82,12 +72,7 @@ def scan_snapshots(
         disks = [RemoteDisk(str(one), _opened(connector, one, ledger, stack)) for one in snapshots]
         if not any(not isinstance(disk.source, Lost) for disk in disks) and scan.base is not None:
             scan = replace(scan, base=None, changes=None, full=False)  # there is nothing to compare it with
-        report = scan_machine(disks, scan, listener, warn)
-        if spent is not None:
-            for disk in disks:
-                spent.lists += getattr(disk.source, "lists", 0)
-                spent.blocks += getattr(getattr(disk.source, "blocks", None), "fetched", 0)
-    return report
+        return scan_machine(disks, scan, listener, warn)
 
 
 def _opened(connector: Connector, snapshot: Snapshot, ledger: Ledger, stack: ExitStack) -> BlockSource:
@@ -124,7 +109,6 @@ def scan_instance(
     listener: Listener | None = None,
     warn: Callable[[str], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
-    spent: Spent | None = None,
 ) -> tuple[Report, Sequence[Snapshot]]:
     """Snapshot all its disks at one moment, scan, and delete them; returns the snapshots, too, for `keep`.
 
@@ -138,7 +122,7 @@ def scan_instance(
         tell(f"waiting for {len(made)} snapshots")
         ready = [_settled(connector, one, options.ready_seconds) for one in made]
         tell("reading")
-        report = scan_snapshots(connector, ready, options, ledger, listener=listener, warn=warn, spent=spent)
+        report = scan_snapshots(connector, ready, options, ledger, listener=listener, warn=warn)
     return report, ready
 
 
