@@ -51,12 +51,13 @@ def launch(ec2: Any, disks: int = 2, tags: dict[str, str] | None = None, kind: s
 
 def fails(code: str, message: str = "no", **more: Any) -> Callable[..., Any]:
     def call(**_: Any) -> Any:
-        raise ClientError({"Error": {"Code": code, "Message": message}, **more}, "CreateSnapshots")
+        answer: Any = {"Error": {"Code": code, "Message": message}, **more}
+        raise ClientError(answer, "CreateSnapshots")
 
     return call
 
 
-class Over:
+class _Over:
     """A client with some calls replaced."""
 
     def __init__(self, client: Any, **calls: Callable[..., Any]) -> None:
@@ -65,6 +66,11 @@ class Over:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+
+def over(client: Any, **calls: Callable[..., Any]) -> Any:
+    """`client` with some calls replaced."""
+    return _Over(client, **calls)
 
 
 @dataclass
@@ -108,8 +114,8 @@ class Door:
         self.recorded = recorded
         return self.sessions
 
-    def _record(self, model: Any, **_: Any) -> None:
-        self.recorded.add(self._role, model)
+    def _record(self, **call: Any) -> None:
+        self.recorded.add(self._role, call["model"])
 
 
 class CachedSessions(Sessions):
@@ -170,7 +176,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, emulator: EmulatedAws) -> Iterator
     class Watched(CoreSession):
         def __init__(self) -> None:
             super().__init__()
-            self.register("before-call", lambda model, **_: found.add("scanner", model))
+            self.register("before-call", lambda **call: found.add("scanner", call["model"]))
 
     monkeypatch.setattr(accounts, "CoreSession", Watched)
     emulator.log.clear()

@@ -47,9 +47,9 @@ def test_external_id_is_sent(sessions: Callable[[str], Sessions], emulator: Emul
 
 
 def age(session: boto3.Session) -> None:
-    credentials = session.get_credentials()
+    credentials: Any = session.get_credentials()
     assert isinstance(credentials, RefreshableCredentials)
-    credentials._expiry_time = datetime.now(UTC) - timedelta(seconds=1)
+    credentials.__dict__["_expiry_time"] = datetime.now(UTC) - timedelta(seconds=1)
 
 
 def test_role_is_renewed_before_it_expires(sessions: Callable[[str], Sessions], emulator: EmulatedAws) -> None:
@@ -197,7 +197,7 @@ def test_account_states(raw: dict[str, Any], found: list[str]) -> None:
 
 
 def test_endless_pages_are_cut_off() -> None:
-    pages = ({"Accounts": []} for _ in iter(int, 1))
+    pages: Any = ({"Accounts": []} for _ in iter(int, 1))
     with pytest.raises(CloudError, match="does not come to an end after 10 pages"):
         list(bounded(pages, "organizations:ListAccounts", "organisation", most=10))
 

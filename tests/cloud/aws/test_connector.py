@@ -14,7 +14,7 @@ from cloud.aws.connector import AwsConnector
 from cloud.aws.inventory import Rules
 from core.errors import AccessDenied, CloudError, ConfigError, Gone, Throttled
 from core.estate import Instance, InstanceState, Resource, Snapshot, SnapshotState
-from tests.cloud.aws.conftest import AMI, Over, fails, launch
+from tests.cloud.aws.conftest import AMI, fails, launch, over
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -114,7 +114,7 @@ def test_some_disks_only(connector: AwsConnector, ec2: Any) -> None:
         asked.append(given["InstanceSpecification"])
         return real(**given)
 
-    watched = replace(connector, once=Over(connector.once, create_snapshots=create))
+    watched = replace(connector, once=over(connector.once, create_snapshots=create))
     used = watched.snapshot([one], token="data")
     watched.snapshot([boot], token="boot")
     assert asked == [
@@ -150,7 +150,7 @@ def test_lost_answer_makes_no_second_set(connector: AwsConnector, ec2: Any) -> N
         real(**given)
         raise ReadTimeoutError(endpoint_url="https://ec2")
 
-    watched = replace(connector, once=Over(connector.once, create_snapshots=create))
+    watched = replace(connector, once=over(connector.once, create_snapshots=create))
     (found,) = watched.snapshot(disks, token="t")
     assert [one.id for one in connector.owned()] == [found.id]
 
@@ -163,7 +163,7 @@ def test_lost_answer_and_nothing_made(connector: AwsConnector, ec2: Any) -> None
         raise ReadTimeoutError(endpoint_url="https://ec2")
 
     watched = replace(
-        connector, once=Over(connector.once, create_snapshots=create), settle_seconds=10.0, pause=paused.append
+        connector, once=over(connector.once, create_snapshots=create), settle_seconds=10.0, pause=paused.append
     )
     with pytest.raises(CloudError, match="did not answer ec2:CreateSnapshots"):
         watched.snapshot(only(connector).disks, token="t")
@@ -171,8 +171,9 @@ def test_lost_answer_and_nothing_made(connector: AwsConnector, ec2: Any) -> None
 
 
 def test_sdk_repeats_no_creation(connector: AwsConnector) -> None:
-    assert connector.once.meta.config.retries == {"mode": "standard", "total_max_attempts": 1}
-    assert connector.ec2.meta.config.retries["total_max_attempts"] > 1
+    once, reads = (vars(client.meta.config)["retries"] for client in (connector.once, connector.ec2))
+    assert once["total_max_attempts"] == 1
+    assert reads["total_max_attempts"] > 1
 
 
 def test_listed_late(connector: AwsConnector, ec2: Any) -> None:
@@ -191,7 +192,7 @@ def test_listed_late(connector: AwsConnector, ec2: Any) -> None:
                 return [{"Snapshots": []}]
             return real(self.name).paginate(**given)  # type: ignore[call-overload]
 
-    late = replace(connector, ec2=Over(connector.ec2, get_paginator=Late), settle_seconds=30.0, pause=looks.append)
+    late = replace(connector, ec2=over(connector.ec2, get_paginator=Late), settle_seconds=30.0, pause=looks.append)
     found = late.snapshot(disks, token="t")
     assert hidden
     assert all(one.id for one in found)
@@ -226,7 +227,7 @@ def test_snapshot_refused(
     connector: AwsConnector, ec2: Any, code: str, message: str, kind: type[CloudError], said: str
 ) -> None:
     launch(ec2, 1)
-    refused = replace(connector, once=Over(connector.once, create_snapshots=fails(code, message)))
+    refused = replace(connector, once=over(connector.once, create_snapshots=fails(code, message)))
     with pytest.raises(CloudError, match=said) as caught:
         refused.snapshot(only(connector).disks, token="t")
     assert type(caught.value) is kind
@@ -254,7 +255,7 @@ def test_instance_terminated_during_the_call(connector: AwsConnector, ec2: Any) 
         return fails("IncorrectInstanceState")()
 
     with pytest.raises(Gone, match="terminated"):
-        replace(connector, once=Over(connector.once, create_snapshots=create)).snapshot(disks, token="t")
+        replace(connector, once=over(connector.once, create_snapshots=create)).snapshot(disks, token="t")
 
 
 def test_disk_detached_meanwhile(connector: AwsConnector, ec2: Any) -> None:
@@ -303,7 +304,7 @@ def test_disk_with_an_unusable_key(
 def test_key_that_may_not_be_described(connector: AwsConnector, ec2: Any) -> None:
     launch(ec2, 1)
     (disk,) = only(connector).disks
-    denied = replace(connector, kms=Over(connector.kms, describe_key=fails("AccessDeniedException")))
+    denied = replace(connector, kms=over(connector.kms, describe_key=fails("AccessDeniedException")))
     (locked,) = denied.snapshot([replace(disk, key="arn:aws:kms:us-east-1:1:key/k")], token="t")
     assert "kms:DescribeKey is denied: add the statement KumomoriDescribeKeys" in locked.detail
 
@@ -369,7 +370,7 @@ def test_too_many_disks_to_leave_out(connector: AwsConnector, ec2: Any) -> None:
         + [{"DeviceName": f"/dev/x{at}", "Ebs": {"VolumeId": f"vol-{at}"}} for at in range(41)],
     }
     answer = {"Reservations": [{"Instances": [raw]}]}
-    many = replace(connector, ec2=Over(connector.ec2, describe_instances=lambda **_: answer))
+    many = replace(connector, ec2=over(connector.ec2, describe_instances=lambda **_: answer))
     with pytest.raises(CloudError, match="leaves out 40 disks at most, not 41"):
         many.snapshot([disk], token="t")
 
@@ -392,7 +393,7 @@ def test_too_many_disks_to_leave_out(connector: AwsConnector, ec2: Any) -> None:
 )
 def test_refresh(connector: AwsConnector, raw: dict[str, str], state: SnapshotState, detail: str) -> None:
     answer = {"Snapshots": [{"SnapshotId": "snap-1", **raw}]}
-    seen = replace(connector, ec2=Over(connector.ec2, describe_snapshots=lambda **_: answer))
+    seen = replace(connector, ec2=over(connector.ec2, describe_snapshots=lambda **_: answer))
     before = Snapshot(connector.place, "snap-1", disk="vol-1", instance="i-1", device="/dev/sda1", token="t")
     found = seen.refresh(before)
     assert (found.state, found.detail) == (state, detail)
@@ -424,7 +425,7 @@ def test_region_that_is_disabled(connector: AwsConnector) -> None:
             fails("OptInRequired")()
 
     with pytest.raises(CloudError, match="has not opted in"):
-        list(replace(connector, ec2=Over(connector.ec2, get_paginator=lambda _: _Pages(Disabled()))).instances())
+        list(replace(connector, ec2=over(connector.ec2, get_paginator=lambda _: _Pages(Disabled()))).instances())
 
 
 class _Pages:

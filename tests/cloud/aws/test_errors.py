@@ -25,9 +25,8 @@ SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 
 def said(code: Any, message: Any = "no", **more: Any) -> ClientError:
-    return ClientError(
-        {"Error": {"Code": code, "Message": message}, **more}, more.pop("operation", "DescribeInstances")
-    )
+    answer: Any = {"Error": {"Code": code, "Message": message}, **more}
+    return ClientError(answer, "DescribeInstances")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +57,7 @@ def said(code: Any, message: Any = "no", **more: Any) -> ClientError:
         pytest.param(ConnectTimeoutError(endpoint_url="https://e"), CloudError, "did not answer", id="connect-timeout"),
         pytest.param(ReadTimeoutError(endpoint_url="https://e"), CloudError, "did not answer", id="read-timeout"),
         pytest.param(ProxyConnectionError(proxy_url="http://p"), CloudError, "did not answer", id="proxy"),
-        pytest.param(SSLError(endpoint_url="https://e", error="bad"), CloudError, "did not answer", id="tls"),
+        pytest.param(SSLError(endpoint_url="https://e", error=OSError("bad")), CloudError, "did not answer", id="tls"),
         pytest.param(ParamValidationError(report="bad"), CloudError, "failed", id="wrong-parameter"),
         pytest.param(ResponseParserError("not XML"), CloudError, "not XML", id="answer-is-no-xml"),
         pytest.param(ValueError("year 99999"), CloudError, "year 99999", id="answer-makes-no-sense"),

@@ -38,7 +38,7 @@ def change(state: str = "running", **more: Any) -> dict[str, Any]:
 
 def launch(items: Any) -> dict[str, Any]:
     detail = {"eventName": "RunInstances", "responseElements": {"instancesSet": {"items": items}}}
-    return change(**{"detail-type": "AWS API Call via CloudTrail", "detail": detail})
+    return {**change(), "detail-type": "AWS API Call via CloudTrail", "detail": detail}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ MALFORMED = [
     pytest.param(json.dumps(change("dancing")), "instance or state missing or odd", id="odd-state"),
     pytest.param(json.dumps(change(detail={"instance-id": "i-1; rm", "state": "running"})), "instance or state missing or odd", id="odd-instance"),
     pytest.param(json.dumps(change(detail={"state": ["running"]})), "instance or state missing or odd", id="state-is-a-list"),
-    pytest.param(json.dumps(change(**{"detail-type": "EC2 Spot Instance Interruption Warning"})), "another kind of event", id="other-event"),
+    pytest.param(json.dumps({**change(), "detail-type": "EC2 Spot Instance Interruption Warning"}), "another kind of event", id="other-event"),
     pytest.param(json.dumps(launch(None)), "a launch that failed or names no instance", id="failed-launch"),
     pytest.param(json.dumps(launch([{}])), "a launch that failed or names no instance", id="launch-of-nothing"),
     pytest.param(json.dumps(change(account="999999999999")), "from an account that is not ours", id="foreign-account"),

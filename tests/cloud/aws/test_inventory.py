@@ -219,6 +219,7 @@ def test_any_answer(raw: dict[str, Any]) -> None:
 def test_states_of_snapshots_are_all_known() -> None:
     import botocore.session
 
-    states = botocore.session.get_session().get_service_model("ec2").shape_for("SnapshotState").enum
+    shape: Any = botocore.session.get_session().get_service_model("ec2").shape_for("SnapshotState")
+    states = shape.enum
     for state in states:
         assert to_snapshot({"SnapshotId": "s", "State": state}, PLACE).state in SnapshotState

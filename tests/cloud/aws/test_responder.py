@@ -13,7 +13,7 @@ from cloud.aws.responder import GROUPS, QUARANTINE, AwsResponder
 from core.errors import AccessDenied, CloudError, ConfigError, Gone
 from core.estate import Instance, Place
 from demo.aws.emulator import REGION, EmulatedAws
-from tests.cloud.aws.conftest import INSTALLATION, Over, fails, launch
+from tests.cloud.aws.conftest import INSTALLATION, fails, launch, over
 
 
 @dataclass
@@ -85,7 +85,7 @@ def test_rules_that_somebody_added_go(responder: AwsResponder, machine: Machine)
 def test_died_between_note_and_change(responder: AwsResponder, machine: Machine) -> None:
     broken = replace(
         responder,
-        ec2=Over(responder.ec2, modify_network_interface_attribute=fails("InternalError")),  # type: ignore[arg-type]
+        ec2=over(responder.ec2, modify_network_interface_attribute=fails("InternalError")),
     )
     with pytest.raises(CloudError, match="InternalError"):
         broken.isolate(machine.instance)
@@ -122,7 +122,7 @@ def test_group_made_by_another_responder_meanwhile(responder: AwsResponder, mach
         real(**given)
         return real(**given)
 
-    racing = replace(responder, ec2=Over(responder.ec2, create_security_group=create))  # type: ignore[arg-type]
+    racing = replace(responder, ec2=over(responder.ec2, create_security_group=create))
     racing.isolate(machine.instance)
     assert machine.groups() == [[QUARANTINE]]
 
@@ -192,7 +192,7 @@ def test_tag_that_does_not_count_yet(responder: AwsResponder, machine: Machine) 
             fails("UnauthorizedOperation")()
         return real(**given)
 
-    late = replace(responder, ec2=Over(responder.ec2, modify_network_interface_attribute=modify), pause=paused.append)  # type: ignore[arg-type]
+    late = replace(responder, ec2=over(responder.ec2, modify_network_interface_attribute=modify), pause=paused.append)
     late.isolate(machine.instance)
     assert len(paused) == 2
     assert machine.groups() == [[QUARANTINE]]
@@ -235,7 +235,7 @@ def test_stop(responder: AwsResponder, machine: Machine) -> None:
 
 
 def test_stop_in_the_wrong_state(responder: AwsResponder, machine: Machine) -> None:
-    refused = replace(responder, ec2=Over(responder.ec2, stop_instances=fails("IncorrectInstanceState")))  # type: ignore[arg-type]
+    refused = replace(responder, ec2=over(responder.ec2, stop_instances=fails("IncorrectInstanceState")))
     with pytest.raises(CloudError, match="not in a state from which it can be stopped"):
         refused.stop(machine.instance)
 

@@ -15,7 +15,7 @@ from cloud.aws.sharing import ScannerAccount
 from core.errors import AccessDenied, CloudError, Error, Gone
 from core.estate import Snapshot, SnapshotState
 from demo.aws.emulator import REGION, EmulatedAws
-from tests.cloud.aws.conftest import Over, fails
+from tests.cloud.aws.conftest import fails, over
 from tests.cloud.ledger import MemoryLedger
 
 SCANNER = "222222222222"
@@ -228,7 +228,7 @@ def test_a_copy_whose_answer_was_lost(estate: Estate) -> None:
         real(**given)
         return fails("InternalError")()
 
-    lost = replace(connector, once=Over(connector.once, copy_snapshot=copy))  # type: ignore[arg-type]
+    lost = replace(connector, once=over(connector.once, copy_snapshot=copy))
     ledger = MemoryLedger()
     with lost.open(snapshot, ledger) as source:
         assert source.read(4096, 512) == WORD
