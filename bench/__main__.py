@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from bench.blocks import block_reading
 from bench.images import many_files, real_files
 from bench.page import Section
 from bench.plot import Bar
@@ -25,6 +26,7 @@ DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 PAGE: Final = DOCS / "bench.md"
 TWICE_PAGE: Final = DOCS / "bench-twice.md"
 TWICE_PLOT: Final = DOCS / "bench-twice.svg"
+BLOCKS_PAGE: Final = DOCS / "bench-blocks.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,12 @@ class Sizes:
     peers_content: int
     peers_files: int
     twice_rounds: int = 3
+    blocks: int = 4000
+    block_rounds: int = 3
 
 
 FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5, 300 << 20, 5_000)
-QUICK: Final = Sizes(100 << 20, 1_000, 20_000, 3, 50 << 20, 500)
+QUICK: Final = Sizes(100 << 20, 1_000, 20_000, 3, 50 << 20, 500, blocks=800, block_rounds=1)
 
 
 def measure(work: Path, sizes: Sizes, tell: Callable[[str], None]) -> str:
@@ -85,6 +89,14 @@ def measure_twice(work: Path, sizes: Sizes, tell: Callable[[str], None]) -> tupl
     return "\n".join([_head("Nothing is scanned twice", start), picture, *texts]), plot(*drawn)
 
 
+def measure_blocks(sizes: Sizes, tell: Callable[[str], None]) -> str:
+    """The page on reading snapshots block by block, in Markdown."""
+    start = os.getloadavg()[0]
+    text = block_reading(sizes.blocks, sizes.block_rounds).markdown()
+    tell("\n" + text)
+    return "\n".join([_head("Snapshots block by block", start), text])
+
+
 def _head(title: str, start: float) -> str:
     return (
         f"# {title}\n\n"
@@ -100,16 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small images, under two minutes; writes no page")
     parser.add_argument("--work", type=Path, help="where the images are kept for the next run (default: not kept)")
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
-    parser.add_argument("--only", choices=("scans", "twice"), help="one of the two pages")
+    parser.add_argument("--only", choices=("scans", "twice", "blocks"), help="one of the three pages")
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and chosen.only != "blocks":
         sys.stderr.write("bench: it mounts images to compare with the kernel, which needs root: run it with sudo\n")
         return 2
     sizes = QUICK if chosen.quick else FULL
     if chosen.rounds:
         rounds = max(1, chosen.rounds)
-        sizes = replace(sizes, rounds=rounds, twice_rounds=rounds)
+        sizes = replace(sizes, rounds=rounds, twice_rounds=rounds, block_rounds=rounds)
     page: Path | None = chosen.output or (None if chosen.quick else PAGE)
     with ExitStack() as stack:
         work = (
@@ -117,15 +129,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if chosen.work
             else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kumomori-bench-")))
         )
-        if chosen.only != "twice":
+        if chosen.only in {None, "scans"}:
             text = measure(work, sizes, _tell)
             if page:
                 page.write_text(text)
-        if chosen.only != "scans":
+        if chosen.only in {None, "twice"}:
             text, picture = measure_twice(work, sizes, _tell)
             if not chosen.quick:
                 TWICE_PAGE.write_text(text)
                 TWICE_PLOT.write_text(picture)
+        if chosen.only in {None, "blocks"}:
+            text = measure_blocks(sizes, _tell)
+            if not chosen.quick:
+                BLOCKS_PAGE.write_text(text)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The EBS direct calls over a lean HTTP client: signed by botocore, sent by urllib3, answers of bounded size.
 
-boto3 spends far more processor time on a block than the block needs (`docs/bench-blocks.md`): endpoint rules, events, retries
-and parsers for a request that is always the same. Source: Amazon EBS direct APIs reference, version 2019-11-02; botocore's
+boto3 takes a third more processor time for a block (`docs/bench-blocks.md`), for endpoint rules, events, retries
+and parsers of a request that is always the same, and cannot be broken off. Source: Amazon EBS direct APIs reference, version 2019-11-02; botocore's
 model of the service.
 """
 
