@@ -31,7 +31,7 @@ from scanner.remote import (
 )
 from scanner.wire import Message
 
-_MOST_WAITING: Final = 8  # questions of one socket: one, and those of workers that died while they waited
+_MOST_WAITING: Final = 4  # questions of one socket: one, and those of workers that died while they waited
 _THREADS: Final = 16  # for a source that does not fetch by itself
 
 

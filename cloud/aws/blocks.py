@@ -37,6 +37,7 @@ CHANGED: Final = "ebs:ListChangedBlocks"
 THREADS: Final = 32  # 25 ms each: more than the quota of a snapshot
 _MOST_SPOILT: Final = 4  # times that one block may come with a wrong checksum
 _MOST_RENEWALS: Final = 4
+_FORBIDDEN: Final = 403
 
 
 class SnapshotSource:
@@ -99,9 +100,10 @@ class SnapshotSource:
         try:
             return self._fetched(block)
         except ClientError as error:
-            problem = translated(
-                error, GET if error.operation_name == "GetSnapshotBlock" else LIST, self._subject(block)
-            )
+            permission = GET if error.operation_name == "GetSnapshotBlock" else LIST
+            problem = translated(error, permission, self._subject(block))
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == _FORBIDDEN:
+                self._failed = problem  # what is wrong with the credentials is so for every block
         except GaveUp as error:
             problem = error.last
             if self._succeeded < begun and not self._stop.is_set():
