@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from demo.aws.front import Front
 from demo.aws.handler import Handler
 from demo.aws.identity import PARTITION, Identities
 from demo.aws.keys import Keys
+from demo.aws.policy import Policy
 from demo.aws.rules import Caller, CallLog, Denial, Fault, FaultKind, Rules
 from demo.aws.snapshots import Library, Snapshot
 
@@ -171,6 +173,13 @@ class EmulatedAws:
 
     def allow(self, denial: Denial) -> None:
         self.rules.denials.remove(denial)
+
+    def restrict(self, principal: str, document: Mapping[str, Any]) -> None:
+        """From now on `principal` (as for `deny`) may do only what this IAM policy allows, and what others of its allow.
+
+        Raises `ValueError` if the policy has something that is not understood; see `demo.aws.policy`.
+        """
+        self.rules.policies.append((principal, Policy(document)))
 
     def fault(self, kind: FaultKind, action: str = "ebs:GetSnapshotBlock", **how: Any) -> Fault:
         """Let something go wrong; `how` is what `Fault` takes."""

@@ -22,6 +22,7 @@ from demo.aws.ec2_protocol import answer_ec2, parse_ec2
 from demo.aws.errors import Answer, ApiError, answer_error, invalid, not_found
 from demo.aws.events import Announcer
 from demo.aws.identity import Identities, internal, no_permission, scope_of, throttled, wrong_credentials
+from demo.aws.permissions import needs, refusal
 from demo.aws.requests import Environ, Request, read, resources_of
 from demo.aws.routes import operation_of
 from demo.aws.rules import Call, Caller, CallLog, Fault, FaultKind, Rules
@@ -110,13 +111,20 @@ class Front:
                 raise throttled("ec2")
             if b"TagSpecification." in request.body and call.operation != "CreateTags":
                 needed.append("ec2:CreateTags")  # as AWS has it for tags given at creation
-                tagging = replace(call, operation="CreateTags", implied=True)
+                new = call.resources
+                if "Snapshot" in call.operation:
+                    new = (f"arn:aws:ec2:{caller.region}::snapshot/*",)
+                tagging = replace(call, operation="CreateTags", resources=new, implied=True)
                 self._log.add(tagging)
         if call.action == "sts:AssumeRole":
             self._assumable(call, dict(parse_qsl(request.body.decode())))
         for action in needed:
             if rules.denied(action, caller, call.resources):
                 raise no_permission(call.service, action, caller.principal, ", ".join(call.resources[:1]))
+        if rules.policies:
+            params = parse_ec2(call.operation, request.body) if call.service == "ec2" else {}
+            if need := refusal(rules, caller, needs(call, params)):
+                raise no_permission(call.service, need.action, caller.principal, need.resource)
         if call.service == "ec2" and b"DryRun=true" in request.body:
             call.dry_run = True
             raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)

@@ -13,6 +13,7 @@ from moto.kms.models import kms_backends
 
 from demo.aws.clock import Clock
 from demo.aws.errors import ApiError
+from demo.aws.permissions import Need, refusal
 from demo.aws.rules import Call, Caller, CallLog, Rules
 
 EBS_ALIAS = "alias/aws/ebs"
@@ -67,6 +68,10 @@ class Keys:
     def _may(self, caller: Caller, action: str, arn: str) -> bool:
         key = self._key(arn)
         if key is None or not key.enabled or self._rules.denied(action, caller, (arn,)):
+            return False
+        via = {"kms:viaservice": [f"ec2.{caller.region}.amazonaws.com"], "kms:calleraccount": [caller.account]}
+        context = via | {"kms:grantisforawsresource": ["true"], "aws:requestedregion": [caller.region]}
+        if refusal(self._rules, caller, iter([Need(action, arn, context)])):
             return False
         if arn.split(":")[4] == caller.account:
             return True

@@ -10,6 +10,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from threading import Lock
 
+from demo.aws.policy import Policy
+
 MAX_CALLS = 1_000_000
 
 
@@ -205,6 +207,7 @@ class Rules:
     """All that a test may change at any moment."""
 
     denials: list[Denial] = field(default_factory=list)
+    policies: list[tuple[str, Policy]] = field(default_factory=list)  # whose calls they bound, as in `Caller.is_like`
     faults: list[Fault] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
     disabled_regions: set[tuple[str, str]] = field(default_factory=set)  # (account or *, region)

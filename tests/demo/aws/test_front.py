@@ -178,7 +178,7 @@ def test_the_log_tells_service_operation_caller_and_resource(aws: EmulatedAws) -
     told = {(call.action, call.implied): call.resources for call in aws.log.calls(principal="Scanner")}
     assert told == {
         ("ec2:CreateSnapshots", False): (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{instance}",),
-        ("ec2:CreateTags", True): (f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{instance}",),
+        ("ec2:CreateTags", True): (f"arn:aws:ec2:{REGION}::snapshot/*",),
         ("ebs:ListSnapshotBlocks", False): (f"arn:aws:ec2:{REGION}::snapshot/{snapshot.id}",),
         ("ebs:GetSnapshotBlock", False): (f"arn:aws:ec2:{REGION}::snapshot/{snapshot.id}",),
         ("kms:Decrypt", True): (key,),
