@@ -165,14 +165,19 @@ class EmulatedAws:
         """Delete a snapshot as somebody else would, behind everybody's back."""
         self._front.ec2.forget(self.snapshot(snapshot_id))
 
-    def deny(self, action: str, *, principal: str = "*", resource: str = "*") -> Denial:
-        """Take a permission away, also from what an action implies: `ec2:CreateTags`, `kms:Decrypt`. Undone by `allow`."""
+    def deny(self, action: str, *, principal: str = "*", resource: str = "*", standing: bool = False) -> Denial:
+        """Take a permission away, also from what an action implies: `ec2:CreateTags`, `kms:Decrypt`. Undone by `allow`.
+
+        A `standing` denial outlives `calm`.
+        """
         denial = Denial(action, principal, resource)
-        self.rules.denials.append(denial)
+        (self.rules.standing if standing else self.rules.denials).append(denial)
         return denial
 
     def allow(self, denial: Denial) -> None:
-        self.rules.denials.remove(denial)
+        for denials in (self.rules.denials, self.rules.standing):
+            if denial in denials:
+                denials.remove(denial)
 
     def restrict(self, principal: str, document: Mapping[str, Any]) -> None:
         """From now on `principal` (as for `deny`) may do only what this IAM policy allows, and what others of its allow.
@@ -230,10 +235,10 @@ class EmulatedAws:
         self._front.control = control
 
     def calm(self) -> None:
-        """Take back every rule: denials, faults, limits, delays."""
+        """Take back every rule: denials that are not standing, policies, faults, limits, delays."""
         fresh = Rules()
         for name in vars(fresh):
-            if not name.startswith("_"):
+            if not name.startswith("_") and name != "standing":
                 setattr(self.rules, name, getattr(fresh, name))
 
 

@@ -135,7 +135,7 @@ def fill(aws: EmulatedAws, account: str = ACCOUNT, region: str = REGION) -> Esta
     ec2: EC2Client = aws.client("ec2", account, region)
     key = str(aws.client("kms", account, region).create_key(Description="vault-1")["KeyMetadata"]["Arn"])
     scanner = f"arn:aws:iam::{account}:role/{SCANNER_ROLE}"
-    aws.deny("kms:*", principal=scanner, resource=key)
+    aws.deny("kms:*", principal=scanner, resource=key, standing=True)
     estate = Estate(aws, account, region, scanner, key)
     for name in ORDER:
         plan = _PLANS[name]

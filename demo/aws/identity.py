@@ -107,9 +107,6 @@ class Identities:
         if "host" not in names or not hmac.compare_digest(signer.signature(text, request), signed[2]):
             raise wrong_signature(scope.service)
 
-    def forget(self) -> None:
-        self._known.clear()
-
 
 def _find(access_key: str) -> Key | None:
     for account, backends in list(iam_backends.items()):

@@ -207,6 +207,7 @@ class Rules:
     """All that a test may change at any moment."""
 
     denials: list[Denial] = field(default_factory=list)
+    standing: list[Denial] = field(default_factory=list)  # denials that belong to the estate and stay
     policies: list[tuple[str, Policy]] = field(default_factory=list)  # whose calls they bound, as in `Caller.is_like`
     faults: list[Fault] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
@@ -230,7 +231,7 @@ class Rules:
             return next((fault for fault in self.faults if fault.hits(action, resources)), None)
 
     def denied(self, action: str, caller: Caller, resources: tuple[str, ...]) -> bool:
-        return any(denial.forbids(action, caller, resources) for denial in self.denials)
+        return any(denial.forbids(action, caller, resources) for denial in (*self.denials, *self.standing))
 
     def region_disabled(self, account: str, region: str) -> bool:
         return (account, region) in self.disabled_regions or ("*", region) in self.disabled_regions

@@ -6,11 +6,14 @@ import hashlib
 import stat
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from demo import disk
+from demo.ext4 import Node
 from tests.demo.tools import MIB, SBIN, mounted, run, seen
 from tests.need import need_root, need_tool
 
@@ -143,6 +146,35 @@ def test_disks_are_sparse(built: Path) -> None:
     status = built.stat()
     assert status.st_size == 96 * MIB
     assert status.st_blocks * 512 < 8 * MIB
+
+
+@pytest.mark.parametrize(
+    ("builder", "least"),
+    [
+        pytest.param(disk.build, 96, id="with-problems"),
+        pytest.param(disk.build_clean, 64, id="clean"),
+        pytest.param(disk.build_data, 32, id="data"),
+    ],
+)
+def test_disks_have_the_size_asked_for_and_change_little(builder: Builder, least: int, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    builder(before, size=200 * MIB)
+    assert before.stat().st_size == 200 * MIB
+    assert before.stat().st_blocks * 512 < 8 * MIB
+    if builder is not disk.build_data:
+        need_tool("sgdisk")
+        assert "No problems found" in run("sgdisk", "-v", before)
+    builder(after, size=200 * MIB, changes=[disk.file(b"/lost+found.txt", "new")])
+    old, new = before.read_bytes(), after.read_bytes()
+    pages = [at for at in range(0, len(old), 4096) if old[at : at + 4096] != new[at : at + 4096]]
+    assert 1 < len(pages) < 16
+    for size in (least * MIB - MIB, 200 * MIB + 512):
+        with pytest.raises(ValueError, match="MiB"):
+            builder(after, size=size)
+
+
+class Builder(Protocol):
+    def __call__(self, path: Path, *, size: int = ..., changes: Iterable[Node] = ...) -> None: ...
 
 
 @pytest.mark.parametrize("clean", [pytest.param(False, id="with-problems"), pytest.param(True, id="clean")])

@@ -19,8 +19,10 @@ from tests.need import need_root, need_tool
 
 @pytest.fixture(scope="module")
 def estate(running: EmulatedAws) -> Iterator[Estate]:
-    yield fill(running)
+    estate = fill(running)
     running.calm()
+    yield estate
+    running.rules.standing.clear()
 
 
 def snapshots(estate: Estate, name: str) -> list[str]:
