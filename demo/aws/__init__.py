@@ -30,7 +30,7 @@ with EmulatedAws() as aws:                          # one at a time in a process
     # how slow and scarce everything is
     aws.rules.snapshot_seconds = 30                 # pending → completed; also snapshot_polls, stuck_snapshots, snapshot_failures
     aws.rules.late_polls = 2                        # the first looks of DescribeSnapshots do not see it; also late_seconds
-    aws.rules.limits.blocks_per_account = 400       # a second; also blocks_per_snapshot, lists_per_account, block_latency_seconds
+    aws.rules.limits.blocks_per_account = 400       # a second; also blocks_per_snapshot, lists_per_account, burst_seconds, …
     aws.calm()                                      # takes back all of these rules
 
     aws.state_changed(instance_id, "running")       # an EventBridge event into aws.queue() (an SQS URL); announce() sends them all

@@ -58,8 +58,7 @@ class EmulatedAws:
 
     def __init__(self, *, port: int = 0, folder: Path | None = None) -> None:
         self._port = port
-        self._own_folder = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="emulated-aws-"))
+        self._given_folder = folder
         self.clock = Clock()
         self.rules = Rules()
         self.log = CallLog()
@@ -69,9 +68,11 @@ class EmulatedAws:
         """Raises `RuntimeError` if another one runs in this process, `OSError` if the port or the folder cannot be used."""
         if not self._running.acquire(blocking=False):
             raise RuntimeError("one emulated AWS runs already in this process")
+        self.folder = self._given_folder or Path(tempfile.mkdtemp(prefix="emulated-aws-"))
         try:
             self._serve()
         except BaseException:
+            self._remove_folder()
             self._running.release()
             raise
         return self
@@ -102,9 +103,12 @@ class EmulatedAws:
         Handler.disconnect()
         self.library.store.close()
         _reset_moto()
-        if self._own_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove_folder()
         self._running.release()
+
+    def _remove_folder(self) -> None:
+        if self._given_folder is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -161,18 +161,18 @@ class Fault:
 
 
 class Bucket:
-    """A token bucket of `rate` a second, one second deep."""
+    """A token bucket of `rate` a second, which holds `depth` at most."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, depth: float) -> None:
         self.rate = rate
-        self._level = rate
+        self._depth = self._level = max(depth, 1.0)
         self._at = time.monotonic()
         self._lock = Lock()
 
     def take(self) -> bool:
         with self._lock:
             now = time.monotonic()
-            self._level = min(self.rate, self._level + (now - self._at) * self.rate)
+            self._level = min(self._depth, self._level + (now - self._at) * self.rate)
             self._at = now
             if self._level < 1:
                 return False
@@ -184,6 +184,7 @@ class Bucket:
 class Limits:
     """Requests a second; None: without limit. AWS: 1,000 blocks per account and per snapshot, 50 listings per account.
 
+    After a rest `burst_seconds` of a quota may be used up at once; make it small where a rate is measured.
     `block_latency_seconds` is how long each GetSnapshotBlock takes, on top of what the emulator needs.
     """
 
@@ -192,13 +193,15 @@ class Limits:
     lists_per_account: float | None = None
     ec2_per_account: float | None = None
     block_latency_seconds: float = 0.0
-    _buckets: dict[tuple[str, float], Bucket] = field(default_factory=dict)
+    burst_seconds: float = 1.0
+    _buckets: dict[tuple[str, float, float], Bucket] = field(default_factory=dict)
 
     def exceeded(self, name: str, rate: float | None) -> bool:
         """Count one request against the bucket `name`; whether it was one too many."""
         if rate is None:
             return False
-        bucket = self._buckets.setdefault((name, rate), Bucket(rate))
+        key = (name, rate, self.burst_seconds)
+        bucket = self._buckets.setdefault(key, Bucket(rate, rate * self.burst_seconds))
         return not bucket.take()
 
 
