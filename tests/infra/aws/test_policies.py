@@ -11,19 +11,14 @@ import pytest
 from cloud.aws.keys import COPYING
 from cloud.aws.permissions import STATEMENTS
 from infra.aws import policies
+from infra.aws.__main__ import shown
 from infra.aws.policies import Setup
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 QUEUE = "arn:aws:sqs:eu-central-1:111122223333:kumomori"
 PLAIN = Setup("acme")
 LENDING = Setup("acme", scanner_account="222222222222", copy_key="arn:aws:kms:eu-central-1:111122223333:key/1")
-POLICIES = {
-    "scanner": policies.scanner(LENDING),
-    "responder": policies.responder(LENDING),
-    "organization": policies.organization(LENDING, ["KumomoriScanner"]),
-    "events": policies.events(QUEUE),
-    "reader": policies.reader(LENDING),
-}
+POLICIES = shown()
 READS = ("Describe", "List", "Get", "Receive")
 
 
