@@ -38,11 +38,12 @@ setup: .venv/cli ## .venv with the kumomori command
 
 setup-dev: .venv/dev ## … and with what checks and tests need
 
-run: setup ## build a small demo disk and scan it
+run: .venv/demo ## scan a small demo disk, then an emulated AWS account with three machines
 	@mkdir -p $(VAR)
 	@$(BIN)/python -m demo.disk $(VAR)/demo.img
 	@echo; echo "$$ $(BIN)/kumomori scan image $(VAR)/demo.img"; echo
 	@$(BIN)/kumomori scan image $(VAR)/demo.img || test $$? -eq 1
+	@$(BIN)/python -m demo.tour
 
 check: setup-dev ## format, lint, types, import rules
 	@$(BIN)/ruff format --check --quiet .

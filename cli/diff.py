@@ -17,6 +17,8 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
+from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
+from cli.disks import is_far, looked_at
 from cli.options import FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
 from cli.pipes import reader_may_leave
 from cli.progress import progress_on_stderr
@@ -36,18 +38,24 @@ class DiffFormat(StrEnum):
 
 
 _Place = Argument(
-    metavar="OLD", help="Disk image, block device, or a manifest that a scan has written.", show_default=False
+    metavar="OLD",
+    help="Disk image, block device, snapshot (aws://ACCOUNT/REGION/snap-...), or a manifest that a scan has written.",
+    show_default=False,
 )
 
 
 def diff(
-    old: Annotated[Path, _Place],
-    new: Annotated[Path, Argument(metavar="NEW", help="The same, of later.", show_default=False)],
+    old: Annotated[str, _Place],
+    new: Annotated[str, Argument(metavar="NEW", help="The same, of later.", show_default=False)],
     output_format: Annotated[DiffFormat, Option("--format", help="What to print.")] = DiffFormat.TABLE,
     jobs: Jobs = None,
     timeout_seconds: TimeoutSeconds = 6 * 3600,
     file_timeout_seconds: FileTimeoutSeconds = 600,
     max_memory_bytes: MaxMemoryBytes = 2 << 30,
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    data: Data = DATA,
 ) -> None:
     """Compare two states of one machine: files added (+), removed (-), moved (>) and changed (*), with what changed of them.
 
@@ -57,7 +65,7 @@ def diff(
     Exits 0: nothing differs; 1: something does; 3: nothing differs in what could be read, but not all could; 2: it could not
     start.
     """
-    printer = _Table() if output_format is DiffFormat.TABLE else _Json(str(old), str(new))
+    printer = _Table() if output_format is DiffFormat.TABLE else _Json(old, new)
     gaps: list[str] = []
     options = ScanOptions(
         jobs=jobs or len(os.sched_getaffinity(0)),
@@ -68,15 +76,19 @@ def diff(
     with reader_may_leave():
         with ExitStack() as stack:
             manifests: list[int] = []
-            for name, path in (("old", old), ("new", new)):
-                if is_manifest(path):
-                    manifests.append(stack.enter_context(opened_manifest(path)))
+            access = Access(role, external_id, endpoint_url)
+            for name, text in (("old", old), ("new", new)):
+                if not is_far(text) and is_manifest(Path(text)):
+                    manifests.append(stack.enter_context(opened_manifest(Path(text))))
                     continue
                 stream = stack.enter_context(
                     tempfile.TemporaryFile()
                 )  # without a name: nothing is left if we are killed
-                with progress_on_stderr(f"Reading {printable(path.name)}") as listener:
-                    gaps += [_said(gap, f"{name}: ") for gap in write_manifest(path, stream, options, listener)]
+                with (
+                    progress_on_stderr(f"Reading {printable(Path(text).name)}") as listener,
+                    looked_at([text], access, data) as (disk,),
+                ):
+                    gaps += [_said(gap, f"{name}: ") for gap in write_manifest(disk, stream, options, listener)]
                 manifests.append(os.open(f"/proc/self/fd/{stream.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
                 stack.callback(os.close, manifests[-1])
             before, after = manifests

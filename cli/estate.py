@@ -163,6 +163,7 @@ def _print_checks(found: Iterable[Checked]) -> None:
 def sweep_place(
     location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION", help="Where.", show_default=False)],
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be deleted.")] = False,
+    kept: Annotated[bool, Option("--kept", help="Also what `scan instance --keep` kept there.")] = False,
     role: RoleName = "",
     external_id: ExternalId = "",
     endpoint_url: Endpoint = "",
@@ -175,6 +176,8 @@ def sweep_place(
     place = Location.parse(location).place
     with FileLedger(data) as ledger:
         connector = Access(role, external_id, endpoint_url).connector(place, ledger.installation)
+        if kept and not dry_run:
+            ledger.unkeep(place)
         failed = swept(ledger, connector, dry_run=dry_run)
     raise Exit(3 if failed else 0)
 
@@ -188,5 +191,5 @@ def swept(ledger: FileLedger, connector: AwsConnector, *, dry_run: bool = False)
             failed += 1
             warn(f"{name}: not deleted: {error}")
         elif resource.id:
-            warn(f"{name}: {'would be deleted' if dry_run else 'deleted'}, left by a scan that ended before its time")
+            warn(f"{name}: {'would be deleted' if dry_run else 'deleted'}")
     return failed

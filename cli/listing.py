@@ -10,12 +10,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from cli.options import Disks, FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
+from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
+from cli.disks import LookDisk, LookDisks, looked_at
+from cli.options import FileTimeoutSeconds, Jobs, MaxMemoryBytes, TimeoutSeconds
 from cli.pipes import reader_may_leave
 from core.errors import ConfigError
 from core.findings import Gap, InFile, InVolume, Machine
@@ -32,7 +33,7 @@ class ListFormat(StrEnum):
 
 
 def ls(
-    disks: Disks,
+    disks: LookDisks,
     hashed: Annotated[bool, Option("--hash", help="Read every file and print its SHA-256.")] = False,
     extents: Annotated[
         bool, Option("--extents", help="Print where each file's bytes are on the disk (jsonl only).")
@@ -43,6 +44,10 @@ def ls(
     timeout_seconds: TimeoutSeconds = 6 * 3600,
     file_timeout_seconds: FileTimeoutSeconds = 600,
     max_memory_bytes: MaxMemoryBytes = 2 << 30,
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    data: Data = DATA,
 ) -> None:
     r"""List every file of the disks of one machine, deleted but still open ones too.
 
@@ -62,7 +67,7 @@ def ls(
     )
     write = _jsonl if output_format is ListFormat.JSONL else partial(_table_line, hashed=hashed)
     with reader_may_leave():
-        with opened(disks) as opened_disks:
+        with looked_at(disks, Access(role, external_id, endpoint_url), data) as given, opened(given) as opened_disks:
             outcome = run(opened_disks, job, timeout_seconds=timeout_seconds, listener=_Rows(write))
         gaps = _gaps(outcome)
         for gap in gaps:
@@ -72,7 +77,7 @@ def ls(
 
 
 def cat(
-    disk: Annotated[Path, Argument(metavar="DISK", help="Disk image or block device.", show_default=False)],
+    disk: LookDisk,
     path: Annotated[
         str,
         Argument(metavar="PATH", help=r"Absolute path as `kumomori ls` prints it, \xNN included.", show_default=False),
@@ -82,6 +87,10 @@ def cat(
     ] = None,
     timeout_seconds: TimeoutSeconds = 6 * 3600,
     max_memory_bytes: MaxMemoryBytes = 2 << 30,
+    role: RoleName = "",
+    external_id: ExternalId = "",
+    endpoint_url: Endpoint = "",
+    data: Data = DATA,
 ) -> None:
     """Write one file of a disk to the standard output; of a symbolic link, where it leads.
 
@@ -90,7 +99,7 @@ def cat(
     wanted = unescape(path)
     job = Job(task=Task.CAT, jobs=1, memory_bytes=max_memory_bytes, path=wanted, volume=volume)
     with reader_may_leave():
-        with opened([disk]) as disks:
+        with looked_at([disk], Access(role, external_id, endpoint_url), data) as given, opened(given) as disks:
             outcome = run(disks, job, timeout_seconds=timeout_seconds, listener=_Bytes())
         sys.stdout.buffer.flush()
     gaps = list(outcome.gaps)

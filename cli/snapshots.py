@@ -10,6 +10,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName, price_after, price_before
+from cli.disks import find_snapshot
 from cli.estate import swept
 from cli.options import (
     STDOUT,
@@ -34,7 +35,7 @@ from cli.scan import check_targets, finish, warn
 from cloud.aws.connector import AwsConnector
 from cloud.location import Location
 from core.errors import ConfigError, Gone
-from core.estate import Instance, InstanceState, Place, Snapshot, SnapshotState
+from core.estate import Instance, InstanceState, Place, Snapshot
 from scanner.ledger import FileLedger
 from scanner.machine import ScanOptions
 from scanner.snapshots import SnapshotOptions, scan_instance, scan_snapshots
@@ -200,16 +201,11 @@ def _one_place(locations: Sequence[Location]) -> Place:
 
 def _snapshots(connector: AwsConnector, locations: Sequence[str]) -> tuple[Snapshot, ...]:
     """As they are now. Raises `Gone` for one that is not there."""
-    found = []
-    for text in locations:
-        where = Location.parse(text, "snap-")
+    places = [Location.parse(text, "snap-") for text in locations]
+    for where in places:
         if where.place != connector.place:
             raise ConfigError(f"{where}: is not in {connector.place}, where the others are")
-        one = connector.refresh(Snapshot(where.place, where.id))
-        if one.state is SnapshotState.GONE:
-            raise Gone(f"{where}: there is no such snapshot, or it is not shared with this account")
-        found.append(one)
-    return tuple(found)
+    return tuple(find_snapshot(connector, where) for where in places)
 
 
 def _instance(connector: AwsConnector, where: Location) -> Instance:

@@ -88,10 +88,14 @@ class FileLedger:
 
     def intend(self, resource: Resource) -> None:
         with self._stored() as connection:
-            connection.execute(
-                f"INSERT INTO resource ({_COLUMNS}, made) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  names of ours
-                (*_values(resource), datetime.now(UTC).isoformat()),
-            )
+            self._insert(connection, resource)
+
+    @staticmethod
+    def _insert(connection: sqlite3.Connection, resource: Resource) -> None:
+        connection.execute(
+            f"INSERT INTO resource ({_COLUMNS}, made) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  names of ours
+            (*_values(resource), datetime.now(UTC).isoformat()),
+        )
 
     def made(self, resource: Resource) -> None:
         place = resource.place
@@ -101,8 +105,14 @@ class FileLedger:
                 "region = ? AND kind = ? AND token = ? AND of = ? AND id = '' LIMIT 1)",
                 (resource.id, place.cloud, place.account, place.region, resource.kind, resource.token, resource.of),
             ).rowcount
-        if not done and resource not in self.entries():
-            self.intend(resource)
+            if (
+                not done
+                and not connection.execute(
+                    "SELECT 1 FROM resource WHERE kind = ? AND token = ? AND id = ?",
+                    (resource.kind, resource.token, resource.id),
+                ).fetchone()
+            ):
+                self._insert(connection, resource)  # never intended: remembered all the same
 
     def gone(self, resource: Resource) -> None:
         place = resource.place
@@ -135,6 +145,14 @@ class FileLedger:
         """It stays, as the base of a later scan, until somebody deletes it."""
         with self._stored() as connection:
             connection.execute("UPDATE resource SET kept = 1 WHERE id = ? AND token = ?", (resource.id, resource.token))
+
+    def unkeep(self, place: Place) -> None:
+        """What was kept there is wanted no more."""
+        with self._stored() as connection:
+            connection.execute(
+                "UPDATE resource SET kept = 0 WHERE cloud = ? AND account = ? AND region = ?",
+                (place.cloud, place.account, place.region),
+            )
 
     def age_seconds(self, resource: Resource, now: datetime) -> float:
         """Since it was intended."""

@@ -1,0 +1,304 @@
+"""The commands that enter a cloud, on an emulated AWS: what they print, and what they leave behind however they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import disk
+from demo.aws import ACCOUNT, REGION, EmulatedAws, FaultKind
+from demo.aws.estate import Estate, fill
+from scanner.ledger import FileLedger
+from tests.cli.commands import Kumomori, started
+
+PLACE = f"aws://{ACCOUNT}/{REGION}"
+ROLE = ("--role", "KumomoriScanner")
+OTHER = "222233334444"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Estate]:
+    with EmulatedAws() as aws:
+        yield fill(aws)
+
+
+@pytest.fixture
+def estate(running: Estate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Estate]:
+    """The three machines, and an environment that leads there and nowhere else."""
+    keys = running.aws.credentials(ACCOUNT)
+    environment = {
+        "AWS_ENDPOINT_URL": running.aws.endpoint,
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "KUMOMORI_DATA": str(tmp_path / "data"),
+        "COLUMNS": "160",
+    }
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "KUMOMORI_AWS_EXTERNAL_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    yield running
+    running.aws.calm()
+
+
+def location(estate: Estate, name: str) -> str:
+    return f"{PLACE}/{estate[name].instance}"
+
+
+def left(estate: Estate) -> list[str]:
+    """Snapshots that are still there."""
+    found = estate.aws.client("ec2").describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    return [one["SnapshotId"] for one in found]
+
+
+def entries() -> list[Any]:
+    with FileLedger(Path(os.environ["KUMOMORI_DATA"])) as ledger:
+        return ledger.entries()
+
+
+def kept(err: bytes) -> str:
+    return err.decode().rpartition(": kept ")[2].split()[0]
+
+
+def test_instances_as_a_table_and_as_lines(kumomori: Kumomori, estate: Estate) -> None:
+    found = kumomori("instances", *ROLE)
+    assert (found.code, found.err) == (0, b"")
+    text = found.out.decode()
+    for name in ("web-1", "shop-1", "vault-1"):
+        assert name in text
+        assert estate[name].instance in text
+    assert "1 GiB (encrypted)" in text
+    rows = {row["name"]: row for row in kumomori("instances", *ROLE, "--format", "jsonl").rows}
+    assert [one["device"] for one in rows["shop-1"]["disks"]] == ["/dev/sda1", "/dev/sdf"]
+    assert rows["shop-1"]["disks"][0]["size_bytes"] == 1 << 30
+    assert rows["vault-1"]["disks"][0]["key"] == estate.key
+
+
+def test_an_account_that_cannot_be_entered_is_named_and_the_others_go_on(kumomori: Kumomori, estate: Estate) -> None:
+    estate.aws.rules.refused_roles.add(f"arn:aws:iam::{OTHER}:role/KumomoriScanner")
+    found = kumomori("instances", *ROLE, "--account", OTHER, "--account", ACCOUNT, "--region", REGION)
+    assert found.code == 3
+    assert b"web-1" in found.out
+    assert OTHER.encode() in found.err
+    assert b"sts:AssumeRole" in found.err
+
+
+def test_check_says_what_is_missing(kumomori: Kumomori, estate: Estate) -> None:
+    before = kumomori("cloud", "check", PLACE, *ROLE)
+    assert before.code == 3, "without a snapshot of ours not all can be tried"
+    estate.aws.deny("ec2:CreateSnapshots", principal="KumomoriScanner")
+    denied = kumomori("cloud", "check", PLACE, *ROLE)
+    assert denied.code == 1
+    (line,) = [line for line in denied.out.decode().splitlines() if line.startswith("ec2:CreateSnapshots ")]
+    assert " NO " in line
+    assert "KumomoriSnapshot" in denied.out.decode(), "the statement to add is named"
+    assert left(estate) == []
+
+
+def test_a_clean_machine(kumomori: Kumomori, estate: Estate) -> None:
+    found = kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--format", "json")
+    assert found.code == 0, found
+    assert found.report["findings"] == []
+    assert b"blocks read" in found.err
+    assert b"$" in found.err
+    assert (left(estate), entries()) == ([], [])
+
+
+def test_the_same_findings_as_of_the_disks_as_files(kumomori: Kumomori, estate: Estate) -> None:
+    far = kumomori("scan", "instance", location(estate, "shop-1"), *ROLE, "--format", "json")
+    paths = [estate.content("shop-1", device).path for device in estate["shop-1"].volumes]
+    near = kumomori("scan", "image", *paths, "--format", "json")
+    assert (far.code, near.code) == (1, 1)
+    for name in ("findings", "gaps", "volumes"):
+        assert far.report[name] == near.report[name]
+    assert left(estate) == []
+
+
+def test_a_disk_that_may_not_be_read_is_a_gap_that_says_what_to_add(kumomori: Kumomori, estate: Estate) -> None:
+    found = kumomori("scan", "instance", location(estate, "vault-1"), *ROLE, "--format", "json")
+    assert found.code == 3
+    assert any("kms:Decrypt" in gap["detail"] and "docs/aws.md" in gap["detail"] for gap in found.report["gaps"])
+    assert (left(estate), entries()) == ([], [])
+
+
+def test_only_what_changed_since_a_snapshot_that_was_kept(kumomori: Kumomori, estate: Estate, tmp_path: Path) -> None:
+    where = location(estate, "web-1")
+    first = kumomori("scan", "instance", where, *ROLE, "--keep", "--manifest", tmp_path / "base", "--format", "json")
+    base = kept(first.err)
+    assert [base.rpartition("/")[2]] == left(estate)
+    estate.change("web-1", disk.file(b"/srv/shell.php", "<?php @eval($_POST['x']); ?>"))
+    estate.aws.log.clear()
+    again = kumomori("scan", "instance", where, *ROLE, "--base", tmp_path / "base", "--since", base, "--format", "json")
+    assert again.code == 1
+    assert {one["path"] for one in again.report["findings"]} == {"/srv/shell.php"}
+    assert again.report["coverage"]["mode"] == "incremental"
+    assert estate.aws.log.count("ebs:GetSnapshotBlock") <= 10
+    assert len(left(estate)) == 1
+    assert kumomori("cloud", "sweep", PLACE, *ROLE).code == 0
+    assert len(left(estate)) == 1, "it was kept on purpose"
+    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--kept").code == 0
+    assert left(estate) == []
+
+
+def test_a_snapshot_is_looked_into_like_a_disk(kumomori: Kumomori, estate: Estate) -> None:
+    ec2 = estate.aws.client("ec2")
+    ids = [ec2.create_snapshot(VolumeId=estate["web-1"].boot)["SnapshotId"]]
+    estate.change("web-1", disk.file(b"/srv/new.txt", "new"))
+    ids.append(ec2.create_snapshot(VolumeId=estate["web-1"].boot)["SnapshotId"])
+    old, new = (f"{PLACE}/{one}" for one in ids)
+    try:
+        estate.aws.log.clear()
+        listed = kumomori("ls", old, *ROLE, "--format", "jsonl")
+        assert listed.code == 0
+        assert estate.aws.log.count("ebs:GetSnapshotBlock") <= 0.05 * 2048
+        assert len(listed.rows) > 400
+        assert kumomori("cat", new, "/srv/new.txt", *ROLE).out == b"new"
+        scanned = kumomori("scan", "snapshot", old, *ROLE, "--format", "json")
+        assert (scanned.report["coverage"]["mode"], scanned.report["gaps"]) == ("full", [])
+        assert scanned.report["stats"]["files"] == len([row for row in listed.rows if row["type"] != "gap"])
+        compared = kumomori("diff", old, new, *ROLE)
+        assert compared.code == 1
+        assert b"+ " in compared.out
+        assert b"/srv/new.txt" in compared.out
+    finally:
+        for one in ids:
+            ec2.delete_snapshot(SnapshotId=one)
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(("scan", "instance", "web-1"), "write aws://", id="no-location"),
+        pytest.param(("scan", "instance", f"{PLACE}/snap-1"), "write aws://", id="a-snapshot-is-no-instance"),
+        pytest.param(
+            ("scan", "snapshot", f"{PLACE}/snap-0123456789abcdef0"), "no such snapshot", id="unknown-snapshot"
+        ),
+        pytest.param(("scan", "instance", f"{PLACE}/i-0123456789abcdef0"), "no such instance", id="unknown-instance"),
+        pytest.param(
+            ("scan", "snapshot", f"{PLACE}/snap-1", f"aws://{ACCOUNT}/us-east-1/snap-2"), "one account", id="two-places"
+        ),
+        pytest.param(("scan", "snapshot", f"{PLACE}/snap-1", "--since", f"{PLACE}/snap-2"), "--base", id="no-base"),
+        pytest.param(("scan", "snapshot", f"{PLACE}/snap-1", "--base", "m"), "--since", id="no-since"),
+        pytest.param(("ls", f"{PLACE}/snap-0123456789abcdef0"), "no such snapshot", id="ls"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    kumomori: Kumomori, estate: Estate, words: tuple[str, ...], said: str
+) -> None:
+    assert said in kumomori(*words, *ROLE).refused()
+
+
+def test_wrong_credentials(kumomori: Kumomori, estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-key")
+    line = kumomori("instances").refused()
+    assert "credentials" in line
+    assert "wrong-secret-key" not in line
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "credentials" in kumomori("instances").refused()
+
+
+def test_credentials_of_another_account(kumomori: Kumomori, estate: Estate) -> None:
+    line = kumomori("scan", "instance", f"aws://{OTHER}/{REGION}/i-1").refused()
+    assert ACCOUNT in line
+    assert "--role" in line
+
+
+def test_a_region_that_is_not_enabled(kumomori: Kumomori, estate: Estate) -> None:
+    estate.aws.rules.disabled_regions.add(("*", "eu-south-1"))
+    found = kumomori("instances", *ROLE, "--region", "eu-south-1", "--region", REGION)
+    assert found.code == 3
+    assert b"not enabled" in found.err
+    assert b"web-1" in found.out
+
+
+def test_a_machine_that_is_left_out(kumomori: Kumomori, estate: Estate) -> None:
+    ec2 = estate.aws.client("ec2")
+    instance = estate["web-1"].instance
+    ec2.create_tags(Resources=[instance], Tags=[{"Key": "kumomori:exclude", "Value": "yes"}])
+    try:
+        assert "kumomori:exclude" in kumomori("scan", "instance", location(estate, "web-1"), *ROLE).err.decode()
+        assert "left out" in kumomori("instances", *ROLE).out.decode()
+        assert left(estate) == []
+    finally:
+        ec2.delete_tags(Resources=[instance], Tags=[{"Key": "kumomori:exclude"}])
+
+
+def test_a_snapshot_that_stays_pending_is_a_gap(kumomori: Kumomori, estate: Estate) -> None:
+    estate.aws.rules.snapshot_seconds = 3600
+    found = kumomori(
+        *("scan", "instance", location(estate, "web-1"), *ROLE, "--snapshot-timeout-seconds", "1", "--format", "json")
+    )
+    assert found.code == 3
+    assert any("pending" in gap["detail"] for gap in found.report["gaps"])
+    assert left(estate) == []
+
+
+def test_a_call_that_is_throttled_or_whose_answer_is_lost_is_made_once(kumomori: Kumomori, estate: Estate) -> None:
+    estate.aws.fault(FaultKind.THROTTLED, "ec2:DescribeSnapshots", times=1)
+    estate.aws.fault(FaultKind.RESET_AFTER, "ec2:CreateSnapshots", times=1)
+    found = kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--format", "json")
+    assert found.code == 0, found
+    assert (left(estate), entries()) == ([], [])
+
+
+# however it ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["after CreateSnapshots", "waiting", "reading"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_scan_leaves_nothing_that_the_next_does_not_take_away(
+    kumomori: Kumomori, estate: Estate, moment: str, how: signal.Signals, tmp_path: Path
+) -> None:
+    ec2 = estate.aws.client("ec2")
+    foreign = ec2.create_snapshot(
+        VolumeId=estate["web-1"].boot,
+        TagSpecifications=[
+            {"ResourceType": "snapshot", "Tags": [{"Key": "kumomori:installation", "Value": "somebody-else"}]}
+        ],
+    )["SnapshotId"]
+    log = estate.aws.log
+    log.clear()
+    awaited = {"after CreateSnapshots": "ec2:CreateSnapshots", "waiting": "ec2:CreateSnapshots"}
+    if moment == "after CreateSnapshots":
+        estate.aws.fault(FaultKind.HANG_AFTER, "ec2:CreateSnapshots", times=1, seconds=20)
+    elif moment == "waiting":
+        estate.aws.rules.snapshot_seconds = 3600
+    else:
+        estate.aws.rules.limits.block_latency_seconds = 1.0
+    with started("scan", "instance", location(estate, "shop-1"), *ROLE, "--output", tmp_path / "report") as process:
+        ends = time.monotonic() + 60
+        while not log.count(awaited.get(moment, "ebs:GetSnapshotBlock")) and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert process.poll() is None, "it was still at work"
+        process.send_signal(how)
+        process.wait(60)
+    estate.aws.calm()
+    if how is signal.SIGKILL:
+        assert len(left(estate)) == 3, "both of its disks have a snapshot"
+    swept = kumomori("cloud", "sweep", PLACE, *ROLE)
+    assert swept.code == 0, swept
+    assert left(estate) == [foreign]
+    assert not (tmp_path / "report").exists()
+    ec2.delete_snapshot(SnapshotId=foreign)
+
+
+def test_help_tells_the_exit_codes(kumomori: Kumomori) -> None:
+    for words in (("instances",), ("cloud", "check"), ("cloud", "sweep"), ("scan", "snapshot"), ("scan", "instance")):
+        found = kumomori(*words, "--help")
+        assert found.code == 0
+        assert b"Exits" in found.out
