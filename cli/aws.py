@@ -85,7 +85,7 @@ class Access:
         """One for each account and region. Raises `ConfigError`, `CloudError` if the accounts cannot be listed."""
         sessions = self.sessions()
         role = self.assumed()
-        home = regions[0] if regions else sessions.base.region_name or _HOME
+        home = sessions.base.region_name or (regions[0] if regions else _HOME)
         if organization:
             if role is None:
                 raise ConfigError("--organization needs the role to take in each account: give --role")
