@@ -16,6 +16,7 @@ from typing import Final
 
 from bench.blocks import block_reading
 from bench.images import many_files, real_files
+from bench.inventory import inventory
 from bench.page import Section
 from bench.plot import Bar
 from bench.sections import first_scan, listing, million_files, read_and_hash
@@ -27,6 +28,7 @@ PAGE: Final = DOCS / "bench.md"
 TWICE_PAGE: Final = DOCS / "bench-twice.md"
 TWICE_PLOT: Final = DOCS / "bench-twice.svg"
 BLOCKS_PAGE: Final = DOCS / "bench-blocks.md"
+INVENTORY_PAGE: Final = DOCS / "bench-inventory.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,15 @@ class Sizes:
     twice_rounds: int = 3
     blocks: int = 4000
     block_rounds: int = 3
+    accounts: int = 40
+    account_instances: int = 1250
+    inventory_rounds: int = 3
 
 
 FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5, 300 << 20, 5_000)
-QUICK: Final = Sizes(100 << 20, 1_000, 20_000, 3, 50 << 20, 500, blocks=800, block_rounds=1)
+QUICK: Final = Sizes(
+    100 << 20, 1_000, 20_000, 3, 50 << 20, 500, blocks=800, block_rounds=1, accounts=4, inventory_rounds=1
+)
 
 
 def measure(work: Path, sizes: Sizes, tell: Callable[[str], None]) -> str:
@@ -97,6 +104,14 @@ def measure_blocks(sizes: Sizes, tell: Callable[[str], None]) -> str:
     return "\n".join([_head("Snapshots block by block", start), text])
 
 
+def measure_inventory(sizes: Sizes, tell: Callable[[str], None]) -> str:
+    """The page on listing the instances of many accounts, in Markdown."""
+    start = os.getloadavg()[0]
+    text = inventory(sizes.accounts, sizes.account_instances, sizes.inventory_rounds).markdown()
+    tell("\n" + text)
+    return "\n".join([_head("Inventory", start), text])
+
+
 def _head(title: str, start: float) -> str:
     return (
         f"# {title}\n\n"
@@ -112,16 +127,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small images, under two minutes; writes no page")
     parser.add_argument("--work", type=Path, help="where the images are kept for the next run (default: not kept)")
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
-    parser.add_argument("--only", choices=("scans", "twice", "blocks"), help="one of the three pages")
+    parser.add_argument("--only", choices=("scans", "twice", "blocks", "inventory"), help="one of the pages")
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
-    if os.geteuid() != 0 and chosen.only != "blocks":
+    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory"}:
         sys.stderr.write("bench: it mounts images to compare with the kernel, which needs root: run it with sudo\n")
         return 2
     sizes = QUICK if chosen.quick else FULL
     if chosen.rounds:
         rounds = max(1, chosen.rounds)
-        sizes = replace(sizes, rounds=rounds, twice_rounds=rounds, block_rounds=rounds)
+        sizes = replace(sizes, rounds=rounds, twice_rounds=rounds, block_rounds=rounds, inventory_rounds=rounds)
     page: Path | None = chosen.output or (None if chosen.quick else PAGE)
     with ExitStack() as stack:
         work = (
@@ -142,6 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = measure_blocks(sizes, _tell)
             if not chosen.quick:
                 BLOCKS_PAGE.write_text(text)
+        if chosen.only in {None, "inventory"}:
+            text = measure_inventory(sizes, _tell)
+            if not chosen.quick:
+                INVENTORY_PAGE.write_text(text)
     return 0
 
 

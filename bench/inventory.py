@@ -75,15 +75,13 @@ def _command(name: str, *, endpoint: str, accounts: int) -> list[str]:
 
 @contextmanager
 def _server(instances: int) -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.inventory", "serve", str(instances)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    try:
-        assert process.stdout
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait()
+    command = [sys.executable, "-m", "bench.inventory", "serve", str(instances)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 # The other side: answers of EC2's shape, made once.
