@@ -29,6 +29,11 @@ class BlockSource(Protocol):
     def read(self, offset: int, length: int) -> Bytes: ...
 
 
+def is_far(source: BlockSource) -> bool:
+    """Whether each read may take a round trip, so that it pays to work out what to `prefetch`."""
+    return bool(getattr(source, "far", False))
+
+
 def prefetch(source: BlockSource, extents: Sequence[Extent]) -> None:
     """Tell `source` that these bytes are read soon, in that order. Sources for which that changes nothing are not asked."""
     ask = getattr(source, "prefetch", None)
@@ -54,6 +59,10 @@ class Slice:
         if not length:
             return b""
         return self.parent.read(self.start + offset, length)
+
+    @property
+    def far(self) -> bool:
+        return is_far(self.parent)
 
     def prefetch(self, extents: Sequence[Extent]) -> None:
         inside = (one for one in extents if 0 <= one.offset < self.size)

@@ -99,6 +99,8 @@ class Channels:
 class RemoteSource:
     """See `core.blocks.BlockSource`. `prefetch` replaces what was announced before."""
 
+    far = True
+
     def __init__(self, part: RemotePart, channels: Channels) -> None:
         self.size = part.size
         self._disk = part.disk

@@ -6,7 +6,7 @@ import mmap
 from collections.abc import Sequence
 from typing import Final
 
-from core.blocks import BlockSource, Bytes, Extent, prefetch
+from core.blocks import BlockSource, Bytes, Extent, is_far, prefetch
 
 BLOCK_BYTES: Final = 512 << 10  # what cloud platforms hand out at once
 _SLOT_BYTES: Final = 16
@@ -59,6 +59,10 @@ class Touched:
             else:
                 self._board[first : last + 1] = b"\1" * (last + 1 - first)
         return data
+
+    @property
+    def far(self) -> bool:
+        return is_far(self._source)
 
     def prefetch(self, extents: Sequence[Extent]) -> None:
         prefetch(self._source, extents)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from core.blocks import BlockSource, Bytes
+from core.blocks import BlockSource, Bytes, Extent, is_far, prefetch
 from core.errors import Corrupt, Unsupported
 from scanner.filesystems.ext.crc import MASK, crc32_be, crc32c
 from scanner.filesystems.ext.mapping import BlockRun
@@ -56,6 +56,13 @@ class Overlay:
             patched[start - offset : stop - offset] = self._content(block)[start - block * size : stop - block * size]
             at += 1
         return memoryview(patched)
+
+    @property
+    def far(self) -> bool:
+        return is_far(self._base)
+
+    def prefetch(self, extents: Sequence[Extent]) -> None:
+        prefetch(self._base, extents)
 
     def _content(self, block: int) -> bytes:
         place, escaped = self._places[block]

@@ -14,6 +14,7 @@ from typing import Final
 from core.errors import Corrupt, LimitExceeded, Unreadable
 from core.findings import Gap, GapReason, InVolume
 from scanner.filesystems.ext import directory, xattr
+from scanner.filesystems.ext.ahead import announce_directories, announce_tables
 from scanner.filesystems.ext.groups import Group
 from scanner.filesystems.ext.inode import EA_INODE, ENCRYPTED, Inode
 from scanner.filesystems.ext.inodes import Inodes
@@ -51,6 +52,7 @@ class Tree:
     def build(self) -> None:
         """Read all inode tables and directories. Raises only `LimitExceeded`, for too many names."""
         for number in range(self._sb.groups):
+            announce_tables(self._inodes, number)
             try:
                 self._read_table(self._inodes.groups[number])
             except (Corrupt, Unreadable, LimitExceeded) as error:
@@ -125,7 +127,8 @@ class Tree:
         while level:
             depth += 1
             following: list[int] = []
-            for parent in level:
+            for place, parent in enumerate(level):
+                announce_directories(self._inodes, level, place)
                 for number, name in self._entries_of(parent):
                     entry = self._add_name(parent, name, number)
                     is_directory = self._slot(number) & 0xF == stat.S_IFDIR >> 12
