@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -125,14 +125,18 @@ class AwsConnector:
             raise Gone(f"{snapshot}: it is not there any more")
         if snapshot.state is not SnapshotState.READY:
             raise CloudError(f"{snapshot}: it is {snapshot.state.value}: {snapshot.detail or 'wait until it is ready'}")
-        if self.scanner is None:
-            with self._blocks(self.session, snapshot) as source:
-                yield source
-            return
-        with (
-            lent(self.ours(), self.kms, self.scanner, snapshot, ledger) as readable,
-            self._blocks(self.scanner.session, readable) as source,
-        ):
+        with ExitStack() as stack:
+            session, readable = self.session, snapshot
+            if self.scanner is not None:
+                session = self.scanner.session
+                readable = stack.enter_context(lent(self.ours(), self.kms, self.scanner, snapshot, ledger))
+            try:
+                source = stack.enter_context(self._blocks(session, readable))
+            except AccessDenied:
+                # what is gone has no tags either, by which the policy allows reading
+                if self.refresh(readable).state is SnapshotState.GONE:
+                    raise Gone(f"{snapshot}: it is not there any more") from None
+                raise
             yield source
 
     def changed(self, old: Snapshot, new: Snapshot) -> Iterator[Extent] | None:

@@ -102,7 +102,7 @@ def translated_errors(permission: str, subject: str) -> Iterator[None]:
         raise ConfigError(f"AWS: {clean(str(error))}: set AWS_PROFILE or the usual variables, or name a role") from None
     except (BotoConnectionError, HTTPClientError) as error:
         raise CloudError(f"{subject}: AWS did not answer {permission}: {clean(str(error))}") from None
-    except (BotoCoreError, ResponseParserError, ValueError, TypeError, RecursionError) as error:
+    except (BotoCoreError, ResponseParserError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CloudError(f"{subject}: {permission} failed: {clean(str(error))}") from None
 
 

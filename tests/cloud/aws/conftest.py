@@ -86,7 +86,7 @@ class Recorded:
 
     def outside(self) -> dict[str, set[str]]:
         allowed = {
-            "scanner": policies.actions(policies.scanner(SETUP)),
+            "scanner": policies.actions(policies.scanner(SETUP)) | {"sts:AssumeRole"},  # how it gets there
             "organization": policies.actions(policies.organization(SETUP, ["KumomoriScanner"]))
             | policies.actions(policies.scanner(SETUP)),
             "responder": policies.actions(policies.responder(SETUP)),

@@ -10,8 +10,18 @@ from typing import Any
 import boto3
 import pytest
 from botocore.credentials import RefreshableCredentials
+from botocore.utils import parse_timestamp
 
-from cloud.aws.accounts import Account, Role, Sessions, Unreachable, enabled_regions, list_accounts, places
+from cloud.aws.accounts import (
+    Account,
+    Role,
+    Sessions,
+    Unreachable,
+    enabled_regions,
+    list_accounts,
+    places,
+    to_timestamp,
+)
 from cloud.aws.connector import connect
 from cloud.aws.listing import bounded
 from core.errors import AccessDenied, CloudError, ConfigError
@@ -232,3 +242,27 @@ def test_session_names_are_ones_that_aws_takes(name: str, sent: str) -> None:
     _renewal(Sts(), FIRST, replace(ROLE, session=name))()  # type: ignore[arg-type]
     assert asked["RoleSessionName"] == sent
     assert asked["ExternalId"] == "secret-word"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-02T03:04:05.000Z",
+        "2026-01-02T03:04:05Z",
+        "2026-01-02T03:04:05.123456+02:00",
+        "Wed, 02 Jan 2026 03:04:05 GMT",
+        "1412011200",
+        1412011200,
+        1412011200.5,
+        "2026-01-02T03:04:05",
+    ],
+)
+def test_times_are_read_as_the_sdk_does(text: Any) -> None:
+    assert to_timestamp(text) == parse_timestamp(text)
+
+
+@pytest.mark.parametrize("text", ["yesterday", None, [], "9" * 400])
+def test_times_that_are_none(text: Any) -> None:
+    for read in (to_timestamp, parse_timestamp):
+        with pytest.raises((ValueError, TypeError, RuntimeError)):
+            read(text)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from cloud.aws.accounts import ONCE, Sessions
-from cloud.aws.connector import AwsConnector
+from cloud.aws.accounts import ONCE, Role, Sessions
+from cloud.aws.connector import AwsConnector, connect
 from core.estate import Disk, Instance, Resource, Snapshot
 from demo.aws.emulator import REGION, EmulatedAws
 from demo.aws.rules import FaultKind
+from infra.aws import policies
+from infra.aws.policies import Setup
 from tests.cloud.aws.conftest import AMI, INSTALLATION
 from tests.cloud.contract import GIB, ConnectorContract, Need
 
@@ -91,14 +93,24 @@ class AwsRig:
 
 
 @pytest.fixture
-def rig(
-    connector: AwsConnector, sessions: Callable[[str], Sessions], emulator: EmulatedAws, ec2: Any
-) -> Iterator[AwsRig]:
+def rig(request: pytest.FixtureRequest, connector: AwsConnector, emulator: EmulatedAws, ec2: Any) -> AwsRig:
     """The SDK's own retries are few here: they are AWS's to test, and take half a minute."""
+    sessions: Callable[[str], Sessions] = request.getfixturevalue("sessions")
     of = sessions("scanner")
-    hasty = of.client(of.base, "ec2", REGION, config=ONCE)
-    yield AwsRig(replace(connector, ec2=hasty, settle_seconds=10.0), emulator, ec2)
+    session = of.base
+    if request.cls is TestAwsByPolicy:
+        session = of.assume(connector.account, Role("KumomoriScanner"), REGION)
+        connector = replace(
+            connect(of, session, connector.account, REGION, INSTALLATION), pause=connector.pause, clock=connector.clock
+        )
+        emulator.restrict("KumomoriScanner", policies.scanner(Setup(INSTALLATION)))
+    hasty = of.client(session, "ec2", REGION, config=ONCE)
+    return AwsRig(replace(connector, ec2=hasty, settle_seconds=10.0), emulator, ec2)
 
 
 class TestAws(ConnectorContract):
     pass
+
+
+class TestAwsByPolicy(ConnectorContract):
+    """All of it again by a role that may do what the scanner policy allows, and no more: conditions on tags included."""

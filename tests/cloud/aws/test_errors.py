@@ -61,6 +61,8 @@ def said(code: Any, message: Any = "no", **more: Any) -> ClientError:
         pytest.param(ParamValidationError(report="bad"), CloudError, "failed", id="wrong-parameter"),
         pytest.param(ResponseParserError("not XML"), CloudError, "not XML", id="answer-is-no-xml"),
         pytest.param(ValueError("year 99999"), CloudError, "year 99999", id="answer-makes-no-sense"),
+        pytest.param(RuntimeError("no such time"), CloudError, "no such time", id="answer-with-an-impossible-time"),
+        pytest.param(OverflowError("too far"), CloudError, "too far", id="answer-with-a-huge-number"),
         pytest.param(RecursionError("deep"), CloudError, "deep", id="answer-too-deep"),
     ],
 )  # fmt: skip
