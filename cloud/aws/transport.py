@@ -198,7 +198,10 @@ def _refusal(response: urllib3.BaseHTTPResponse, operation: str) -> ClientError:
     """As botocore would make it of a rest-json answer: the one form of errors that `cloud.aws.errors` knows."""
     try:
         value = json.loads(_body(response, _MOST_ERROR_BYTES))
-    except (Broken, ValueError, RecursionError):
+    except Broken:
+        value = None
+        response.close()  # what is left of it must not be taken for the next answer
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         value = {}

@@ -73,6 +73,14 @@ def test_an_error_keeps_its_connection_and_its_words() -> None:
         assert len(made._alive) == 1
 
 
+def test_an_endless_error_does_not_spoil_the_next_answer() -> None:
+    served = service(fault=lambda call: Answer(500, body=b"x" * (1 << 20)) if call.number == 1 else None)
+    with serving(served) as address, transport(address) as made:
+        with pytest.raises(ClientError):
+            made.list_blocks(SNAPSHOT, {})
+        assert made.list_blocks(SNAPSHOT, {})["VolumeSize"] == 1
+
+
 def test_credentials_are_renewed() -> None:
     """As those of an assumed role are: botocore's own object, which fetches new ones when they run out."""
     fetched: list[int] = []
