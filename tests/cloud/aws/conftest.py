@@ -89,6 +89,7 @@ class Recorded:
             "scanner": policies.actions(policies.scanner(SETUP)) | {"sts:AssumeRole"},  # how it gets there
             "organization": policies.actions(policies.organization(SETUP, ["KumomoriScanner"]))
             | policies.actions(policies.scanner(SETUP)),
+            "assumed": policies.actions(policies.scanner(SETUP)) | policies.actions(policies.responder(SETUP)),
             "responder": policies.actions(policies.responder(SETUP)),
             "events": policies.actions(policies.events("arn:aws:sqs:us-east-1:123456789012:q")),
         }
@@ -176,7 +177,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, emulator: EmulatedAws) -> Iterator
     class Watched(CoreSession):
         def __init__(self) -> None:
             super().__init__()
-            self.register("before-call", lambda **call: found.add("scanner", call["model"]))
+            self.register("before-call", lambda **call: found.add("assumed", call["model"]))
 
     monkeypatch.setattr(accounts, "CoreSession", Watched)
     emulator.log.clear()

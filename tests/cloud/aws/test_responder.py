@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from cloud.aws.accounts import Sessions
+from cloud.aws.accounts import Role, Sessions
 from cloud.aws.responder import GROUPS, QUARANTINE, AwsResponder
 from core.errors import AccessDenied, CloudError, ConfigError, Gone
 from core.estate import Instance, Place
 from demo.aws.emulator import REGION, EmulatedAws
+from infra.aws import policies
+from infra.aws.policies import Setup
 from tests.cloud.aws.conftest import INSTALLATION, fails, launch, over
 
 
@@ -274,3 +276,23 @@ def test_tag(responder: AwsResponder, machine: Machine, value: str, written: str
 def test_tags_that_are_not_set(responder: AwsResponder, machine: Machine, key: str) -> None:
     with pytest.raises(ConfigError):
         responder.tag(machine.instance, key, "x")
+
+
+def test_by_the_responder_policy(sessions: Callable[[str], Sessions], machine: Machine, emulator: EmulatedAws) -> None:
+    """All of it by a role that may do what the policy allows, and no more."""
+    of = sessions("organization")
+    session = of.assume(machine.instance.place.account, Role("KumomoriResponder"), REGION)
+    emulator.restrict("KumomoriResponder", policies.responder(Setup(INSTALLATION)))
+    allowed = AwsResponder(of.client(session, "ec2", REGION), INSTALLATION, pause=lambda _: None)
+    for _ in range(2):
+        allowed.isolate(machine.instance)
+        assert machine.groups() == [[QUARANTINE]]
+    for _ in range(2):
+        allowed.release(machine.instance)
+        assert machine.groups() == [["db", "web"]]
+    allowed.tag(machine.instance, "kumomori:finding", "webshell")
+    allowed.stop(machine.instance)
+    machine.ec2.create_tags(Resources=[machine.instance.id], Tags=[{"Key": "kumomori:exclude", "Value": "yes"}])
+    for refused in (lambda: allowed.stop(machine.instance), lambda: allowed.tag(machine.instance, "kumomori:x", "y")):
+        with pytest.raises(AccessDenied):
+            refused()

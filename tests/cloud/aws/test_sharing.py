@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from moto.kms.models import kms_backends
 
-from cloud.aws.connector import AwsConnector
+from cloud.aws.accounts import Role, Sessions
+from cloud.aws.connector import AwsConnector, connect
 from cloud.aws.sharing import ScannerAccount
 from core.errors import AccessDenied, CloudError, Error, Gone
 from core.estate import Snapshot, SnapshotState
 from demo.aws.emulator import REGION, EmulatedAws
-from tests.cloud.aws.conftest import fails, over
+from infra.aws import policies
+from infra.aws.policies import Setup
+from tests.cloud.aws.conftest import INSTALLATION, fails, over
 from tests.cloud.ledger import MemoryLedger
 
 SCANNER = "222222222222"
@@ -252,3 +255,25 @@ def test_what_is_not_ready_is_not_opened(
         connector.open(Snapshot(connector.place, "snap-1", state=state, detail=detail), MemoryLedger()),
     ):
         pass
+
+
+@pytest.mark.parametrize("default_key", [False, True])
+def test_by_the_policies(estate: Estate, sessions: Callable[[str], Sessions], default_key: bool) -> None:
+    """Shared or copied by the scanner role, read by the reader role, and neither may do more than its policy allows."""
+    copy_key = estate.key(shared=True)
+    snapshot = estate.snapshot(estate.default_key() if default_key else estate.key(shared=True))
+    setup = Setup(INSTALLATION, scanner_account=SCANNER, copy_key=copy_key)
+    of = sessions("scanner")
+    session = of.assume(estate.connector.account, Role("KumomoriScanner"), REGION)
+    reader = of.assume(SCANNER, Role("KumomoriReader"), REGION)
+    estate.emulator.restrict("KumomoriScanner", policies.scanner(setup))
+    estate.emulator.restrict("KumomoriReader", policies.reader(setup))
+    connector = connect(
+        of, session, estate.connector.account, REGION, INSTALLATION, scanner=ScannerAccount(SCANNER, reader, copy_key)
+    )
+    ledger = MemoryLedger()
+    with replace(connector, pause=lambda _: None).open(snapshot, ledger) as source:
+        assert source.read(4096, 512) == WORD
+    assert ("made" in ledger.words) == default_key
+    assert not ledger.existing
+    assert [one.id for one in connector.owned()] == [snapshot.id]
