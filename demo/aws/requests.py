@@ -59,7 +59,9 @@ def resources_of(request: Request, service: str, caller: Caller) -> tuple[tuple[
         return arns, (*arns, snapshot, block)
     values: Iterable[str] = ()
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        values = [value for _, value in parse_qsl(request.body.decode("utf-8", "replace"))]
+        pairs = parse_qsl(request.body.decode("utf-8", "replace"))
+        # a tag may hold an id, and a key is authorised by KMS: neither is a resource of the call itself
+        values = [value for name, value in pairs if ".Tag." not in name and name != "KmsKeyId"]
     found = (_named(value, caller) for value in values)
     arns = tuple(arn for arn in found if arn)
     return arns, (*arns, *(arn.rpartition("/")[2] for arn in arns), "")
