@@ -85,19 +85,29 @@ def _opened(connector: Connector, snapshot: Snapshot, ledger: Ledger, stack: Exi
 def _changes(
     connector: Connector, old: Sequence[Snapshot], new: Sequence[Snapshot]
 ) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """What changed, disk by disk. Raises `ConfigError` if the cloud cannot tell."""
-    if len(old) != len(new):
-        raise ConfigError(f"{len(new)} snapshots need as many with --since; {len(old)} were given")
+    """What changed, disk by disk; of a disk that has no snapshot nothing. Raises `ConfigError` if the cloud cannot tell."""
     found = []
-    for before, after in zip(old, new, strict=True):
-        extents = connector.changed(before, after) if after.id else ()
+    for after, before in zip(new, _earlier(old, new), strict=True):
+        extents = connector.changed(before, after) if before is not None else ()
         if extents is None:
             raise ConfigError(
-                f"{after}: the cloud cannot tell what changed since {before.id}; "
+                f"{after}: the cloud cannot tell what changed since {before}; "
                 "give an earlier snapshot of the same disk (or of its image), or scan without --base"
             )
         found.append(tuple((one.offset, one.length) for one in extents))
     return tuple(found)
+
+
+def _earlier(old: Sequence[Snapshot], new: Sequence[Snapshot]) -> list[Snapshot | None]:
+    """For each snapshot that is there the earlier one of its disk, else the one in its place. Raises `ConfigError`."""
+    by_disk = {one.disk: one for one in old if one.disk}
+    there = [one for one in new if one.id]
+    if all(one.disk in by_disk for one in there):
+        return [by_disk[one.disk] if one.id else None for one in new]
+    if len(there) != len(old):
+        raise ConfigError(f"{len(there)} snapshots need as many with --since; {len(old)} were given")
+    in_turn = iter(old)
+    return [next(in_turn) if one.id else None for one in new]
 
 
 def scan_instance(
