@@ -6,13 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import boto3
 import pytest
 
+from cloud.aws.accounts import Role, Sessions
 from cloud.aws.check import Checked, check
-from cloud.aws.connector import AwsConnector
+from cloud.aws.connector import AwsConnector, connect
 from cloud.aws.sharing import ScannerAccount
 from demo.aws.emulator import EmulatedAws
-from tests.cloud.aws.conftest import launch
+from infra.aws import policies
+from infra.aws.policies import Setup
+from tests.cloud.aws.conftest import INSTALLATION, launch
 
 ALL = {
     "ec2:DescribeRegions",
@@ -110,11 +114,6 @@ def test_disabled_key(full: AwsConnector, backdoor: Callable[[str], Any]) -> Non
 
 
 def test_wrong_credentials(full: AwsConnector, emulator: EmulatedAws) -> None:
-    import boto3
-
-    from cloud.aws.accounts import Sessions
-    from cloud.aws.connector import connect
-
     of = Sessions(
         boto3.Session("AKIAIOSFODNN7EXAMPLE", "x" * 40, region_name=full.region), endpoint_url=emulator.endpoint
     )
@@ -122,3 +121,23 @@ def test_wrong_credentials(full: AwsConnector, emulator: EmulatedAws) -> None:
     found = list(check(wrong))
     assert all(one.ok is not True for one in found)
     assert any("does not know these credentials" in one.detail for one in found)
+
+
+def test_by_the_scanner_policy(full: AwsConnector, sessions: Callable[[str], Sessions], emulator: EmulatedAws) -> None:
+    """Whoever has exactly the policy of the docs is told that all is fine; with a statement less, which one."""
+    of = sessions("scanner")
+    policy = policies.scanner(Setup(INSTALLATION, scanner_account="222222222222"))
+
+    def by(document: dict[str, Any]) -> list[Checked]:
+        emulator.calm()
+        emulator.restrict("KumomoriScanner", document)
+        session = of.assume(full.account, Role("KumomoriScanner"), full.region)
+        made = connect(of, session, full.account, full.region, INSTALLATION, scanner=full.scanner)
+        return list(check(made))
+
+    assert [one for one in by(policy) if one.ok is not True] == []
+    for sid in ("KumomoriDelete", "KumomoriShare", "KumomoriDecrypt", "KumomoriSnapshotSource", "KumomoriReadBlocks"):
+        less = {**policy, "Statement": [one for one in policy["Statement"] if one["Sid"] != sid]}
+        denied = [one for one in by(less) if one.ok is False]
+        assert denied
+        assert all(sid in one.advice for one in denied), denied
