@@ -15,7 +15,7 @@ from cloud import Ledger
 from cloud.aws.accounts import ONCE, Sessions
 from cloud.aws.blocks import SnapshotSource, changed_extents, open_snapshot
 from cloud.aws.errors import translated_errors
-from cloud.aws.inventory import Rules, iter_instances
+from cloud.aws.inventory import Rules, attached, instance_id, iter_instances
 from cloud.aws.keys import describe_key
 from cloud.aws.listing import list_images, list_instances, list_snapshots
 from cloud.aws.sharing import ScannerAccount, lent
@@ -25,7 +25,7 @@ from cloud.pace import Quotas
 from cloud.store import BlockStore
 from core.blocks import Extent
 from core.errors import AccessDenied, CloudError, Gone
-from core.estate import Disk, Image, Instance, Place, Resource, Snapshot, SnapshotState
+from core.estate import Disk, Image, Instance, InstanceState, Place, Resource, Snapshot, SnapshotState
 
 if TYPE_CHECKING:
     from mypy_boto3_ebs import EBSClient
@@ -97,10 +97,10 @@ class AwsConnector:
         if found and wanted:
             found = ours.await_listed(token, wanted)
         elif wanted:
-            attached, boot = self._attached(disks[0].instance)
-            refused |= {disk: "it is not attached to the instance any more" for disk in wanted if disk not in attached}
-            wanted = [disk for disk in wanted if disk in attached]
-            found = self._make(ours, disks[0].instance, token, wanted, attached, boot) if wanted else []
+            now, boot = self._attached(disks[0].instance)
+            refused |= {disk: "it is not attached to the instance any more" for disk in wanted if disk not in now}
+            wanted = [disk for disk in wanted if disk in now]
+            found = self._make(ours, disks[0].instance, token, wanted, now, boot) if wanted else []
         by_disk = {one.disk: one for one in reversed(found)}  # the oldest stays: the same one each time
         return [self._of(disk, None if disk.id in refused else by_disk.get(disk.id), refused) for disk in disks]
 
@@ -209,21 +209,15 @@ class AwsConnector:
         with translated_errors("ec2:DescribeInstances", instance):
             answer = self.ec2.describe_instances(InstanceIds=[instance])
         for raw in iter_instances(answer):
-            state = raw.get("State", {}).get("Name")
-            if raw.get("InstanceId") != instance or state in ("terminated", "shutting-down"):
-                continue
-            volumes = {
-                one.get("DeviceName"): one["Ebs"]["VolumeId"]
-                for one in raw.get("BlockDeviceMappings", ())
-                if one.get("Ebs", {}).get("VolumeId")
-            }
-            return set(volumes.values()), volumes.get(raw.get("RootDeviceName"), "")
+            state, volumes, boot = attached(raw)
+            if instance_id(raw) == instance and state is not InstanceState.TERMINATED:
+                return volumes, boot
         raise Gone(f"{self.place}/{instance}: the instance was terminated")
 
     def _make(
-        self, ours: Ours, instance: str, token: str, wanted: Sequence[str], attached: set[str], boot: str
+        self, ours: Ours, instance: str, token: str, wanted: Sequence[str], now: set[str], boot: str
     ) -> list[Snapshot]:
-        without = sorted(attached - {boot} - set(wanted))
+        without = sorted(now - {boot} - set(wanted))
         if len(without) > MOST_EXCLUDED:
             raise CloudError(
                 f"{self.place}/{instance}: AWS leaves out {MOST_EXCLUDED} disks at most, not {len(without)}: scan more of them"

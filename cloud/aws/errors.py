@@ -85,6 +85,8 @@ _SECRETS: Final = (
     re.compile(r"[A-Za-z0-9/+=]{40,}"),
 )
 _MOST_TEXT: Final = 300
+# What the SDK's parsers, and we when we pick from their results, raise for an answer that is not as documented.
+_NO_SENSE: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RuntimeError)
 
 
 @contextmanager
@@ -102,8 +104,8 @@ def translated_errors(permission: str, subject: str) -> Iterator[None]:
         raise ConfigError(f"AWS: {clean(str(error))}: set AWS_PROFILE or the usual variables, or name a role") from None
     except (BotoConnectionError, HTTPClientError) as error:
         raise CloudError(f"{subject}: AWS did not answer {permission}: {clean(str(error))}") from None
-    except (BotoCoreError, ResponseParserError, ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise CloudError(f"{subject}: {permission} failed: {clean(str(error))}") from None
+    except (BotoCoreError, ResponseParserError, *_NO_SENSE) as error:
+        raise CloudError(f"{subject}: {permission} failed: {clean(str(error)) or type(error).__name__}") from None
 
 
 def translated(error: ClientError, permission: str, subject: str) -> Error:

@@ -125,6 +125,19 @@ def to_instance(
     )
 
 
+def attached(raw: Mapping[str, Any]) -> tuple[InstanceState, set[str], str]:
+    """Its state, the volumes of an instance, and which of them it boots from (empty: none)."""
+    state = _STATES.get(_text(_dict(raw, "State"), "Name"), InstanceState.UNKNOWN)
+    root = _text(raw, "RootDeviceName")
+    volumes: set[str] = set()
+    boot = ""
+    for one in _list(raw, "BlockDeviceMappings")[:MOST_DISKS]:
+        if isinstance(one, dict) and (found := _text(_dict(one, "Ebs"), "VolumeId")):
+            volumes.add(found)
+            boot = found if _text(one, "DeviceName") == root else boot
+    return state, volumes, boot
+
+
 def to_volume(raw: object) -> tuple[str, Volume] | None:
     """A volume's id and facts; None for something that has no id."""
     if not isinstance(raw, dict):

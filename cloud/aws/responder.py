@@ -73,7 +73,7 @@ class AwsResponder:
             if not memory:
                 continue
             quarantine = self._find_quarantine(_network(card, instance))
-            if quarantine and quarantine["GroupId"] in _groups(card):
+            if quarantine and quarantine.get("GroupId") in _groups(card):
                 remembered = _remembered(tags)
                 existing = self._existing(card["NetworkInterfaceId"], remembered)
                 lost += [group for group in remembered if group not in existing]
@@ -131,7 +131,7 @@ class AwsResponder:
             group = self._find_quarantine(network)
         if group is None:
             raise CloudError(f"{network}: the group {QUARANTINE} was made but is not listed")
-        found = str(group["GroupId"])
+        found = str(group.get("GroupId", ""))
         self._empty(found, group)
         return found
 

@@ -63,6 +63,7 @@ def said(code: Any, message: Any = "no", **more: Any) -> ClientError:
         pytest.param(ValueError("year 99999"), CloudError, "year 99999", id="answer-makes-no-sense"),
         pytest.param(RuntimeError("no such time"), CloudError, "no such time", id="answer-with-an-impossible-time"),
         pytest.param(OverflowError("too far"), CloudError, "too far", id="answer-with-a-huge-number"),
+        pytest.param(KeyError("Credentials"), CloudError, "Credentials", id="answer-lacks-something"),
         pytest.param(RecursionError("deep"), CloudError, "deep", id="answer-too-deep"),
     ],
 )  # fmt: skip
@@ -76,8 +77,8 @@ def test_translation(error: Exception, kind: type[Error], words: str) -> None:
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(KeyError), translated_errors("ec2:X", "acc"):
-        raise KeyError
+    with pytest.raises(OSError, match="disk"), translated_errors("ec2:X", "acc"):
+        raise OSError("disk")
     with pytest.raises(CloudError, match="ours"), translated_errors("ec2:X", "acc"):
         raise CloudError("ours")
 

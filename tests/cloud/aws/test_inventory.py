@@ -14,6 +14,7 @@ from cloud.aws.inventory import (
     LocalDisks,
     Rules,
     Volume,
+    attached,
     iter_instances,
     to_image,
     to_instance,
@@ -203,6 +204,7 @@ FIELDS = st.sampled_from(
 def test_any_answer(raw: dict[str, Any]) -> None:
     conversions: list[Callable[[], Any]] = [
         lambda: to_instance({**RAW, **raw}, PLACE, Rules(), {}),
+        lambda: attached({**RAW, **raw}),
         lambda: to_snapshot(raw, PLACE),
         lambda: to_image(raw, PLACE),
         lambda: to_volume(raw),
