@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from cloud.aws.accounts import Account, Role, Sessions, Unreachable, list_accoun
 from cloud.aws.connector import AwsConnector, connect
 from cloud.aws.inventory import Rules
 from cloud.aws.prices import Calls, Expected, Prices, first_scan, later_scan
+from cloud.aws.sharing import ScannerAccount
 from core.errors import CloudError, ConfigError
 from core.estate import Disk, Place
 
@@ -43,7 +45,20 @@ Data = Annotated[
         envvar="KUMOMORI_DATA",
     ),
 ]
-DATA: Final = Path("var/kumomori")
+_STATE: Final = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111  never raises
+DATA: Final = Path(_STATE) / "kumomori"
+Lend = Annotated[
+    bool,
+    Option(
+        "--lend", help="Share each snapshot with the account of your own credentials, which reads it. Needs --role."
+    ),
+]
+CopyKey = Annotated[
+    str,
+    Option(
+        help="With --lend: key for copies of snapshots under AWS's own key, which cannot be shared.", show_default=False
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,8 @@ class Access:
     role: str = ""
     external_id: str = ""
     endpoint: str = ""
+    lend: bool = False
+    copy_key: str = ""
 
     def sessions(self) -> Sessions:
         return Sessions(endpoint_url=self.endpoint or None)
@@ -68,6 +85,14 @@ class Access:
         """Raises `ConfigError` without credentials or with those of another account, `CloudError` if the role is refused."""
         sessions = self.sessions()
         role = self.assumed()
+        scanner = None
+        if self.lend or self.copy_key:
+            if role is None or not self.lend:
+                raise ConfigError(
+                    "--lend needs the role in the other account (--role), and --copy-key goes with --lend"
+                )
+            reader = sessions.identity(sessions.base, place.region)
+            scanner = ScannerAccount(reader, sessions.base, self.copy_key)
         if role is not None:
             session = sessions.assume(place.account, role, place.region)
         else:
@@ -77,7 +102,7 @@ class Access:
                 raise ConfigError(
                     f"{place}: the credentials are those of account {mine}; give a role of account {place.account} with --role"
                 )
-        return connect(sessions, session, place.account, place.region, installation, rules=rules)
+        return connect(sessions, session, place.account, place.region, installation, rules=rules, scanner=scanner)
 
     def connectors(
         self, accounts: Sequence[str], regions: Sequence[str], installation: str, rules: Rules, *, organization: bool

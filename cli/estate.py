@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Exit, Option, Typer
 
-from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
+from cli.aws import DATA, Access, CopyKey, Data, Endpoint, ExternalId, RoleName
 from cli.pipes import reader_may_leave
 from cli.scan import warn
 from cloud.aws.accounts import Unreachable
@@ -25,6 +25,8 @@ from cloud.location import Location
 from core.errors import CloudError
 from core.estate import Instance
 from core.text import printable
+from infra.aws import policies
+from infra.aws.policies import Setup
 from scanner.ledger import FileLedger, sweep
 
 app = Typer(no_args_is_help=True, help="Enter a cloud: permissions, and what scans left behind.", rich_markup_mode=None)
@@ -157,6 +159,61 @@ def _print_checks(found: Iterable[Checked]) -> None:
     console.print(table)
     for advice in dict.fromkeys(one.advice for one in found if one.advice):
         console.print(printable(advice))
+
+
+class Duty(StrEnum):
+    SCANNER = "scanner"
+    READER = "reader"
+    RESPONDER = "responder"
+    ORGANIZATION = "organization"
+
+
+@app.command("policy")
+def policy(
+    duty: Annotated[
+        Duty,
+        Argument(
+            help="scanner: the role in each account that is scanned. reader: the account that reads with --lend. "
+            "organization: your own account, with --organization. responder: isolates and stops."
+        ),
+    ] = Duty.SCANNER,
+    any_snapshot: Annotated[
+        bool,
+        Option(
+            "--any-snapshot", help="Also read snapshots that Kumomori did not make (`scan snapshot`, `ls`, `diff`)."
+        ),
+    ] = False,
+    reader_account: Annotated[
+        str, Option(help="The account that reads, if snapshots are lent to it.", show_default=False)
+    ] = "",
+    copy_key: CopyKey = "",
+    key: Annotated[
+        list[str] | None,
+        Option(help="Key that disks may be encrypted with, as an ARN. Repeatable. [default: any]", show_default=False),
+    ] = None,
+    role: Annotated[str, Option(help="organization: the role to take in each account.")] = "KumomoriScanner",
+    data: Data = DATA,
+) -> None:
+    """Print the IAM policy that a role needs, and no more: it binds every write to the tag of this installation.
+
+    Exits 0: it was printed; 2: it could not start.
+    """
+    with FileLedger(data) as ledger:
+        setup = Setup(
+            ledger.installation,
+            any_snapshot=any_snapshot,
+            scanner_account=reader_account,
+            copy_key=copy_key,
+            keys=tuple(key or ("*",)),
+        )
+    made = {
+        Duty.SCANNER: lambda: policies.scanner(setup),
+        Duty.READER: lambda: policies.reader(setup),
+        Duty.RESPONDER: lambda: policies.responder(setup),
+        Duty.ORGANIZATION: lambda: policies.organization(setup, [role]),
+    }
+    with reader_may_leave():
+        sys.stdout.write(json.dumps(made[duty](), indent=2) + "\n")
 
 
 @app.command("sweep")

@@ -9,7 +9,18 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName, price_after, price_before
+from cli.aws import (
+    DATA,
+    Access,
+    CopyKey,
+    Data,
+    Endpoint,
+    ExternalId,
+    Lend,
+    RoleName,
+    price_after,
+    price_before,
+)
 from cli.disks import find_snapshot
 from cli.estate import swept
 from cli.options import (
@@ -82,6 +93,8 @@ def snapshot(
     accept_gap: AcceptGap = None,
     role: RoleName = "",
     external_id: ExternalId = "",
+    lend: Lend = False,
+    copy_key: CopyKey = "",
     endpoint_url: Endpoint = "",
     data: Data = DATA,
 ) -> None:
@@ -95,7 +108,7 @@ def snapshot(
     places = [Location.parse(one, "snap-") for one in locations]
     place = _one_place(places)
     with FileLedger(data) as ledger:
-        connector = Access(role, external_id, endpoint_url).connector(place, ledger.installation)
+        connector = Access(role, external_id, endpoint_url, lend, copy_key).connector(place, ledger.installation)
         scan = ScanOptions(
             ends_bytes=scan_ends_bytes,
             cache=cache,
@@ -144,6 +157,8 @@ def instance(
     ] = 3600,
     role: RoleName = "",
     external_id: ExternalId = "",
+    lend: Lend = False,
+    copy_key: CopyKey = "",
     endpoint_url: Endpoint = "",
     data: Data = DATA,
 ) -> None:
@@ -155,7 +170,7 @@ def instance(
     check_targets(output, manifest, [*(rules or ()), *([base] if base else ())])
     where = Location.parse(location, "i-")
     with FileLedger(data) as ledger:
-        connector = Access(role, external_id, endpoint_url).connector(where.place, ledger.installation)
+        connector = Access(role, external_id, endpoint_url, lend, copy_key).connector(where.place, ledger.installation)
         swept(ledger, connector)
         machine = _instance(connector, where)
         if machine.excluded:

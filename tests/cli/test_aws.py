@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -110,6 +111,18 @@ def test_check_says_what_is_missing(kumomori: Kumomori, estate: Estate) -> None:
     assert left(estate) == []
 
 
+def test_the_policy_that_is_printed_is_enough_and_no_more(kumomori: Kumomori, estate: Estate) -> None:
+    """The role is held to exactly that policy, conditions and all."""
+    printed = json.loads(kumomori("cloud", "policy").out)
+    estate.aws.restrict("KumomoriScanner", printed)
+    found = kumomori("scan", "instance", location(estate, "shop-1"), *ROLE, "--format", "json")
+    assert found.code == 1, found
+    assert {gap["reason"] for gap in found.report["gaps"]} == {"encrypted", "swap"}, "nothing was denied"
+    assert left(estate) == []
+    for duty in ("reader", "responder", "organization"):
+        assert json.loads(kumomori("cloud", "policy", duty).out)["Statement"]
+
+
 def test_a_clean_machine(kumomori: Kumomori, estate: Estate) -> None:
     found = kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--format", "json")
     assert found.code == 0, found
@@ -181,6 +194,21 @@ def test_a_snapshot_is_looked_into_like_a_disk(kumomori: Kumomori, estate: Estat
     finally:
         for one in ids:
             ec2.delete_snapshot(SnapshotId=one)
+
+
+def test_blocks_are_read_by_another_account(
+    kumomori: Kumomori, estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = estate.aws.credentials(OTHER)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_key)
+    estate.aws.log.clear()
+    found = kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--lend", "--format", "json")
+    assert (found.code, found.report["gaps"]) == (0, [])
+    assert {call.caller.account for call in estate.aws.log.calls("ebs:GetSnapshotBlock")} == {OTHER}
+    assert {call.caller.account for call in estate.aws.log.calls("ec2:CreateSnapshots")} == {ACCOUNT}
+    assert "--role" in kumomori("scan", "instance", location(estate, "web-1"), "--lend").refused()
+    assert "--lend" in kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--copy-key", "k").refused()
 
 
 # bad input
@@ -306,7 +334,14 @@ def test_a_killed_scan_leaves_nothing_that_the_next_does_not_take_away(
 
 
 def test_help_tells_the_exit_codes(kumomori: Kumomori) -> None:
-    for words in (("instances",), ("cloud", "check"), ("cloud", "sweep"), ("scan", "snapshot"), ("scan", "instance")):
+    for words in (
+        ("instances",),
+        ("cloud", "check"),
+        ("cloud", "policy"),
+        ("cloud", "sweep"),
+        ("scan", "snapshot"),
+        ("scan", "instance"),
+    ):
         found = kumomori(*words, "--help")
         assert found.code == 0
         assert b"Exits" in found.out
