@@ -38,8 +38,9 @@ from scanner.job import Job, Task
 from scanner.lookup import Client
 from scanner.manifest.diff import diff
 from scanner.manifest.file import Reader
-from scanner.pipeline import HELD_BYTES, Pipeline, Settings, Work, dump_counts, repeat
+from scanner.pipeline import HELD_BYTES, Pipeline, Settings
 from scanner.remote import Channels, RemotePart, RemoteSource
+from scanner.said import Work, dump_counts, repeat
 from scanner.scan import ToDisk, chunks, list_inode
 from scanner.shared import Blocks, Seen, Touched
 from scanner.volumes import Volume, by_type, find_volumes, recognise

@@ -13,7 +13,7 @@ from core.findings import GapReason
 from scanner.machine import ScanOptions, scan_machine
 from scanner.manifest.block import MAX_BLOCK_BYTES, Block, Row
 from scanner.manifest.file import Writer
-from scanner.pipeline import Pipeline
+from scanner.manifest.rows import blocks_of
 from scanner.wire import BLOCK_HEAD
 from tests.need import need_tool
 from tests.scanner.filesystems.machine import make_ext, run
@@ -297,9 +297,7 @@ def _heavy(number: int, **others: object) -> Row:
 )
 def test_files_of_which_there_is_much_to_tell(others: dict[str, object]) -> None:
     """Such as the pool of a backup server: twenty of them do not fit into a block, nor can it be read again."""
-    pipeline = object.__new__(Pipeline)
-    pipeline._volume = 0
-    raw = pipeline._blocks([_heavy(number, **others) for number in range(1, 21)])
+    raw = blocks_of(0, [_heavy(number, **others) for number in range(1, 21)])
     found = at = 0
     while at < len(raw):
         _, _, _, _count, size = BLOCK_HEAD.unpack_from(raw, at)
