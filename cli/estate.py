@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import groupby
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.table import Table
@@ -17,10 +17,6 @@ from typer import Argument, Exit, Option, Typer
 from cli.aws import DATA, Access, CopyKey, Data, Endpoint, ExternalId, RoleName
 from cli.pipes import reader_may_leave
 from cli.scan import warn
-from cloud.aws.accounts import Unreachable
-from cloud.aws.check import Checked, check
-from cloud.aws.connector import AwsConnector
-from cloud.aws.inventory import Rules
 from cloud.location import Location
 from core.errors import CloudError
 from core.estate import Instance
@@ -28,6 +24,10 @@ from core.text import printable
 from infra.aws import policies
 from infra.aws.policies import Setup
 from scanner.ledger import FileLedger, sweep
+
+if TYPE_CHECKING:
+    from cloud.aws.check import Checked
+    from cloud.aws.connector import AwsConnector
 
 app = Typer(no_args_is_help=True, help="Enter a cloud: permissions, and what scans left behind.", rich_markup_mode=None)
 _MARK = {True: "yes", False: "NO", None: "not tried"}
@@ -68,13 +68,17 @@ def instances(
 
     Exits 0: all of it was listed; 3: an account or region could not be (each is named); 2: it could not start.
     """
+    from cli import entering
+    from cloud.aws.accounts import Unreachable
+    from cloud.aws.inventory import Rules
+
     _ = cloud
     access = Access(role, external_id, endpoint_url)
     rules = Rules(owner_tag=owner_tag)
     missing: list[str] = []
 
     def found() -> Iterator[Instance]:
-        for one in access.connectors(account or (), region or (), "none", rules, organization=organization):
+        for one in entering.connectors(access, account or (), region or (), "none", rules, organization=organization):
             if isinstance(one, Unreachable):
                 missing.append(f"{one.place}: {one.error}")
                 continue
@@ -140,9 +144,12 @@ def check_access(
 
     Exits 0: yes; 1: something is missing; 3: nothing is missing, but not all could be tried; 2: it could not start.
     """
+    from cli import entering
+    from cloud.aws.check import check
+
     place = Location.parse(location).place
     with FileLedger(data) as ledger:
-        connector = Access(role, external_id, endpoint_url).connector(place, ledger.installation)
+        connector = entering.connector(Access(role, external_id, endpoint_url), place, ledger.installation)
         found = list(check(connector))
     with reader_may_leave():
         _print_checks(found)
@@ -230,9 +237,11 @@ def sweep_place(
 
     Exits 0: nothing is left; 3: something could not be deleted (it is tried again next time); 2: it could not start.
     """
+    from cli import entering
+
     place = Location.parse(location).place
     with FileLedger(data) as ledger:
-        connector = Access(role, external_id, endpoint_url).connector(place, ledger.installation)
+        connector = entering.connector(Access(role, external_id, endpoint_url), place, ledger.installation)
         if kept and not dry_run:
             ledger.unkeep(place)
         failed = swept(ledger, connector, dry_run=dry_run)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from core.findings import GapReason
+from scanner.machine import ScanOptions
 
 # Beyond these the system's own calls refuse the number.
 _MOST_SECONDS = 365 * 24 * 3600
@@ -72,3 +74,19 @@ AcceptGap = Annotated[
     ),
 ]
 STDOUT = Path("-")
+
+
+def scan_options(
+    *,
+    rules: list[Path] | None,
+    jobs: int | None,
+    accept_gap: list[GapReason] | None,
+    **others: Any,
+) -> ScanOptions:
+    """What the options above say, as one; `others` are `ScanOptions` fields under their own names."""
+    return ScanOptions(
+        rules=tuple(rules or ()),
+        jobs=jobs or len(os.sched_getaffinity(0)),
+        accepted=frozenset(accept_gap or ()),
+        **others,
+    )

@@ -27,6 +27,7 @@ from cli.options import (
     Rules,
     ScanEndsBytes,
     TimeoutSeconds,
+    scan_options,
 )
 from cli.pipes import reader_may_leave
 from cli.progress import progress_on_stderr
@@ -34,7 +35,7 @@ from core.errors import ConfigError
 from core.text import printable
 from scanner.changes import read_changes
 from scanner.disks import Identity, identity
-from scanner.machine import ScanOptions, scan_machine
+from scanner.machine import scan_machine
 from scanner.report import Report
 from scanner.reports import FORMATS
 from scanner.reports.files import check_target, write_atomically
@@ -105,7 +106,7 @@ def scan_image(
         raise ConfigError("--base needs to know what changed since: give either --changed or --base-image")
     given = [*disks, *(rules or ()), *(changed or ()), *(base_image or ()), *([base] if base else ())]
     check_targets(output, manifest, given)
-    options = ScanOptions(
+    options = scan_options(
         ends_bytes=scan_ends_bytes,
         cache=cache,
         cache_bytes=cache_bytes,
@@ -115,13 +116,13 @@ def scan_image(
         changes=tuple(tuple(read_changes(path)) for path in changed) if changed else None,
         base_disks=tuple(base_image or ()),
         full=full,
-        rules=tuple(rules or ()),
-        jobs=jobs or len(os.sched_getaffinity(0)),
+        rules=rules,
+        jobs=jobs,
         max_file_bytes=max_file_bytes,
         max_memory_bytes=max_memory_bytes,
         timeout_seconds=timeout_seconds,
         file_timeout_seconds=file_timeout_seconds,
-        accepted=frozenset(accept_gap or ()),
+        accept_gap=accept_gap,
     )
     with progress_on_stderr("Scanning") as listener:
         report = scan_machine(disks, options, listener, warn)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -18,8 +17,6 @@ from cli.aws import (
     ExternalId,
     Lend,
     RoleName,
-    price_after,
-    price_before,
 )
 from cli.disks import find_snapshot
 from cli.estate import swept
@@ -40,16 +37,18 @@ from cli.options import (
     Rules,
     ScanEndsBytes,
     TimeoutSeconds,
+    scan_options,
 )
 from cli.progress import progress_on_stderr
 from cli.scan import check_targets, finish, warn
-from cloud.aws.connector import AwsConnector
 from cloud.location import Location
 from core.errors import ConfigError, Gone
 from core.estate import Instance, InstanceState, Place, Snapshot
 from scanner.ledger import FileLedger
-from scanner.machine import ScanOptions
 from scanner.snapshots import SnapshotOptions, scan_instance, scan_snapshots
+
+if TYPE_CHECKING:
+    from cloud.aws.connector import AwsConnector
 
 Base = Annotated[
     Path | None,
@@ -103,13 +102,17 @@ def snapshot(
     Exits 0: clean, and all of it was looked at (or only accepted gaps); 1: findings; 3: no findings, but gaps;
     2: it could not start.
     """
+    from cli import entering
+
     _check_base(base, since, full)
     check_targets(output, manifest, [*(rules or ()), *([base] if base else ())])
     places = [Location.parse(one, "snap-") for one in locations]
     place = _one_place(places)
     with FileLedger(data) as ledger:
-        connector = Access(role, external_id, endpoint_url, lend, copy_key).connector(place, ledger.installation)
-        scan = ScanOptions(
+        connector = entering.connector(
+            Access(role, external_id, endpoint_url, lend, copy_key), place, ledger.installation
+        )
+        scan = scan_options(
             ends_bytes=scan_ends_bytes,
             cache=cache,
             cache_bytes=cache_bytes,
@@ -117,19 +120,19 @@ def snapshot(
             manifest=manifest,
             base=base,
             full=full,
-            rules=tuple(rules or ()),
-            jobs=jobs or len(os.sched_getaffinity(0)),
+            rules=rules,
+            jobs=jobs,
             max_file_bytes=max_file_bytes,
             max_memory_bytes=max_memory_bytes,
             timeout_seconds=timeout_seconds,
             file_timeout_seconds=file_timeout_seconds,
-            accepted=frozenset(accept_gap or ()),
+            accept_gap=accept_gap,
         )
         options = SnapshotOptions(scan, since=_snapshots(connector, since or ()))
         found = _snapshots(connector, locations)
         with progress_on_stderr("Scanning") as listener:
             report = scan_snapshots(connector, found, options, ledger, listener=listener, warn=warn)
-    warn(f"{place}: {price_after(connector)}")
+    warn(f"{place}: {entering.price_after(connector)}")
     finish(report, output, output_format)
 
 
@@ -166,17 +169,21 @@ def instance(
 
     What earlier scans left behind there is deleted first. Exits as `scan snapshot`; 2 also if the machine is gone.
     """
+    from cli import entering
+
     _check_base(base, since, full)
     check_targets(output, manifest, [*(rules or ()), *([base] if base else ())])
     where = Location.parse(location, "i-")
     with FileLedger(data) as ledger:
-        connector = Access(role, external_id, endpoint_url, lend, copy_key).connector(where.place, ledger.installation)
+        connector = entering.connector(
+            Access(role, external_id, endpoint_url, lend, copy_key), where.place, ledger.installation
+        )
         swept(ledger, connector)
         machine = _instance(connector, where)
         if machine.excluded:
             raise ConfigError(f"{where}: is left out of all scans ({machine.excluded}); take that tag away first")
-        warn(f"{where}: {price_before(machine.disks, incremental=bool(since))}")
-        scan = ScanOptions(
+        warn(f"{where}: {entering.price_before(machine.disks, incremental=bool(since))}")
+        scan = scan_options(
             ends_bytes=scan_ends_bytes,
             cache=cache,
             cache_bytes=cache_bytes,
@@ -184,18 +191,18 @@ def instance(
             manifest=manifest,
             base=base,
             full=full,
-            rules=tuple(rules or ()),
-            jobs=jobs or len(os.sched_getaffinity(0)),
+            rules=rules,
+            jobs=jobs,
             max_file_bytes=max_file_bytes,
             max_memory_bytes=max_memory_bytes,
             timeout_seconds=timeout_seconds,
             file_timeout_seconds=file_timeout_seconds,
-            accepted=frozenset(accept_gap or ()),
+            accept_gap=accept_gap,
         )
         options = SnapshotOptions(scan, _snapshots(connector, since or ()), keep, snapshot_timeout_seconds)
         with progress_on_stderr("Scanning") as listener:
             report, used = scan_instance(connector, machine, options, ledger, listener=listener, warn=warn)
-    warn(f"{where}: {price_after(connector)}")
+    warn(f"{where}: {entering.price_after(connector)}")
     if keep:
         warn(f"{where}: kept {' '.join(str(one) for one in used if one.id)}")
     finish(report, output, output_format)

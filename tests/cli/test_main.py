@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -133,3 +134,10 @@ def test_the_environment_does_not_reach_the_parser(disks: Path) -> None:
         seen = Path(f"/proc/{parser}/environ").read_bytes()
         assert b"hunter2" not in seen
         assert seen == b""
+
+
+def test_the_sdk_of_a_cloud_is_loaded_only_by_commands_that_enter_it() -> None:
+    """It takes as long as all the rest of the start."""
+    words = "import sys, cli.main, scanner.parser; print(sorted({'boto3', 'botocore', 'urllib3'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
