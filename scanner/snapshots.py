@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 LIFETIME_SECONDS: Final = 86400.0
 _TRIES: Final = 6
 _FIRST_LOOK_SECONDS: Final = 0.25
+_FIRST_TRY_SECONDS: Final = 0.25
 _LAST_LOOK_SECONDS: Final = 15.0
 
 
@@ -100,10 +101,15 @@ def _changes(
 
 def _earlier(old: Sequence[Snapshot], new: Sequence[Snapshot]) -> list[Snapshot | None]:
     """For each snapshot that is there the earlier one of its disk, else the one in its place. Raises `ConfigError`."""
-    by_disk = {one.disk: one for one in old if one.disk}
+    place = {one.disk: at for at, one in enumerate(old) if one.disk}
     there = [one for one in new if one.id]
-    if all(one.disk in by_disk for one in there):
-        return [by_disk[one.disk] if one.id else None for one in new]
+    if all(one.disk in place for one in there):
+        order = [place[one.disk] for one in there]
+        if order != sorted(
+            order
+        ):  # the base knows disks by their place: two that look alike would be taken for each other
+            raise ConfigError("the disks are not in the order of the base; give the snapshots and --since in one order")
+        return [old[place[one.disk]] if one.id else None for one in new]
     if len(there) != len(old):
         raise ConfigError(f"{len(there)} snapshots need as many with --since; {len(old)} were given")
     in_turn = iter(old)
@@ -125,7 +131,7 @@ def scan_instance(
     Raises `ConfigError`, and `CloudError` if nothing of it could be snapshotted for a reason that is the instance's.
     """
     token = f"scan-{uuid.uuid4()}"
-    disks = sorted(instance.disks, key=lambda disk: not disk.boot)
+    disks = sorted(instance.disks, key=lambda disk: (not disk.boot, disk.device, disk.id))  # the same order each time
     if not disks:
         raise ConfigError(f"{instance}: has no disk to scan")
     with ledger.scan(token), _snapshots(connector, disks, token, options, ledger, warn) as made:
@@ -203,7 +209,7 @@ def _asked(call: Callable[[], _T]) -> _T:
         except CloudError as error:
             if type(error) is not CloudError or number == _TRIES - 1:
                 raise
-            time.sleep(min(2.0**number / 4, 10.0))
+            time.sleep(min(2.0**number * _FIRST_TRY_SECONDS, 10.0))
     raise AssertionError("unreachable")
 
 

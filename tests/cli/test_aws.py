@@ -170,6 +170,21 @@ def test_only_what_changed_since_a_snapshot_that_was_kept(kumomori: Kumomori, es
     assert left(estate) == []
 
 
+def test_disks_keep_the_order_of_the_base(kumomori: Kumomori, estate: Estate, tmp_path: Path) -> None:
+    """Two disks of one image look alike: in another order each would be taken for the other."""
+    where = location(estate, "shop-1")
+    first = kumomori("scan", "instance", where, *ROLE, "--keep", "--manifest", tmp_path / "base", "--format", "json")
+    boot, data = kept(first.err)
+    words = ("--base", tmp_path / "base", "--format", "json")
+    again = kumomori("scan", "snapshot", boot, data, *ROLE, "--since", boot, "--since", data, *words)
+    assert again.report["findings"] == first.report["findings"]
+    assert again.report["coverage"]["files_hashed"] == 0
+    turned = kumomori("scan", "snapshot", data, boot, *ROLE, "--since", boot, "--since", data, *words)
+    assert "order" in turned.refused()
+    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--kept").code == 0
+    assert left(estate) == []
+
+
 def test_a_snapshot_is_looked_into_like_a_disk(kumomori: Kumomori, estate: Estate) -> None:
     ec2 = estate.aws.client("ec2")
     (clone,) = estate.clones(1)
