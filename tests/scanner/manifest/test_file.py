@@ -127,7 +127,7 @@ if what == "write":
                 Row(12 + n, (b"/srv/data/group-%03d/folder-%03d/document-%07d.txt" % (n // 20000, n // 200 % 100, n),),
                     0o100644, 1000, 1000, chance.randrange(4000), 1_700_000_000_000_000_000 + n * 40_000_000
                     + chance.randrange(40_000_000), 1, False, chance.randbytes(32), b"",
-                    ((4096 * (9000 + n), 4096),), (), True, b"")
+                    ((4096 * (9000 + n), 4096),), (), True, b"", chance.randbytes(8))
                 for n in range(at, at + 500)
             ]
             writer.add(0, rows[0].inode, rows[-1].inode, len(rows), encode(rows))
