@@ -1,4 +1,7 @@
-"""Our ext4 reader alone, in one process, without sandbox and command line: `python -m bench.reader IMAGE [--inodes FILE]`."""
+"""Our ext4 reader alone, in one process, without sandbox and command line:
+
+`python -m bench.reader IMAGE [--inodes FILE] [--search]`. With `--search` the contents are also searched for the built-in rules.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ from pathlib import Path
 
 from core.blocks import Counted
 from core.findings import Gap
+from definitions import builtin_rules
+from scanner.detectors.content import Content, read_content
+from scanner.engine import Engine
 from scanner.filesystems.ext import READER
 from scanner.images import FileSource
 from scanner.scan import sha256
 
 
-def hash_all(image: Path, chosen: frozenset[int] | None = None) -> int:
-    """Hash the content of every regular file (of these inodes, if given) once; returns how many names they have."""
+def hash_all(image: Path, chosen: frozenset[int] | None = None, engine: Engine | None = None) -> int:
+    """Hash (and search) the content of every regular file (of these inodes, if given) once; returns how many names they have."""
     names = 0
     before = 0
     with FileSource.open(image) as disk:
@@ -31,6 +37,10 @@ def hash_all(image: Path, chosen: frozenset[int] | None = None) -> int:
             if file.inode != before:  # names of one inode follow each other
                 before = file.inode
                 sha256(file)
+                if engine is not None and file.size:
+                    content = read_content(file, 1 << 30)
+                    assert isinstance(content, Content)
+                    engine.match(content.data)
     return names
 
 
@@ -45,4 +55,5 @@ def listing_bytes(image: Path) -> tuple[int, int]:
 
 if __name__ == "__main__":
     only = frozenset(json.loads(Path(sys.argv[3]).read_text())) if "--inodes" in sys.argv[2:] else None
-    sys.stdout.write(f"{hash_all(Path(sys.argv[1]), only)}\n")
+    search = Engine(builtin_rules(), little=True) if "--search" in sys.argv else None
+    sys.stdout.write(f"{hash_all(Path(sys.argv[1]), only, search)}\n")

@@ -37,16 +37,20 @@ class Comparison:
         """Whether all that decides about this inode is as it was: by its blocks, else by its record's stamp and its hash."""
         touch = base.changes.touch
         try:
-            record = self._filesystem.record(number)
-            if touch(record.offset, record.length) and (not found.stamp or found.stamp != self._stamp(number)):
-                return False
+            if touch(*self._filesystem.record(number)[:2]):
+                then = found.stamp
+                if not then or then != self._stamp(number):
+                    return False
         except Error:
             return False
         for offset, length in found.meta:
             if touch(offset, length):
                 return False
         extents = found.extents
-        if not any(offset != HOLE and touch(offset, length) for offset, length in extents):
+        for offset, length in extents:
+            if offset != HOLE and touch(offset, length):
+                break
+        else:
             return True
         kind = stat.S_IFMT(found.mode)
         if kind == stat.S_IFDIR:
@@ -61,8 +65,8 @@ class Comparison:
 
     def _has_same_content(self, found: Found, extents: Sequence[tuple[int, int]]) -> bool:
         """Read what lies where the content was: is it what it was? False if it is too much to read at once."""
-        then = found.sha256
-        if not then or found.size > _AT_ONCE_BYTES or sum(length for _, length in extents) != found.size:
+        then, size = found.sha256, found.size
+        if not then or size > _AT_ONCE_BYTES or sum([length for _, length in extents]) != size:
             return False
         read = self._filesystem.source.read
         digest = hashlib.sha256()

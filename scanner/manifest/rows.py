@@ -10,6 +10,7 @@ from scanner.manifest.block import MAX_ROWS, Columns, Row, weight_of
 from scanner.wire import BLOCK_HEAD
 
 _BLOCK_ROWS: Final = 1024
+_NAME_WEIGHT: Final = 100  # of a single name, most of which it shares with its neighbours
 _BLOCK_WEIGHT: Final = 8 << 20  # bytes of paths, results and places, about
 
 
@@ -35,7 +36,9 @@ def add_row(rows: list[Row | Kept], one: Row | Found) -> int:
     else:
         rows.append(Kept(one.block, one.number))
     block, number = one.block.block, one.number
-    return 16 * (block.place_starts[number + 1] - block.place_starts[number]) + weight_of(one.paths)
+    names = block.name_starts[number + 1] - block.name_starts[number]
+    places = block.place_starts[number + 1] - block.place_starts[number]
+    return 16 * places + (_NAME_WEIGHT if names == 1 else weight_of(one.paths))
 
 
 def blocks_of(volume: int, rows: Sequence[Row | Kept]) -> bytes:

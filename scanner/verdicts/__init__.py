@@ -204,6 +204,7 @@ class Session:
         self._context: int | None = None
         self._known: dict[int, tuple[bytes, frozenset[str], frozenset[str]]] = {}
         self._current = -1
+        self._looked_up = self._hit = 0
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
         self._hits = tempfile.TemporaryFile()  # noqa: SIM115
         self.knows_generation = False
@@ -239,9 +240,13 @@ class Session:
         connection, bloom = self._store.connection, self._store.bloom
         if connection is not None and self._context is not None:
             with _guarded(self._store):
-                wanted = keys if bloom is None else [key for key in keys if key in bloom]
+                # where most are known, the filter only costs
+                filtered = bloom is not None and 2 * self._hit <= self._looked_up
+                wanted = [key for key in keys if key in bloom] if bloom is not None and filtered else keys
                 for at in range(0, len(wanted), 500):
                     known |= self._select(connection, wanted[at : at + 500])
+                self._looked_up += len(keys)
+                self._hit += len(known)
         return [known.get(key) for key in keys]
 
     def _select(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Verdict]:

@@ -230,10 +230,11 @@ class ExtFilesystem:
         return number, paths
 
     def _entries(self, at: int) -> tuple[int, list[int], list[bytes]]:
-        if self._last[0] != at:  # `names` and `files` are asked for one position after the other
-            end = self._begins[at + 1] if at + 1 < len(self._begins) else len(self._names)
-            number, entries = self._names.of_inode(self._begins[at], end)
-            paths = [] if number == LOST else [self._names.path(entry) for entry in entries]
+        if self._last[0] != at:  # `names` and `inode` are asked for one position after the other
+            begins, names = self._begins, self._names
+            end = begins[at + 1] if at + 1 < len(begins) else len(names)
+            number, entries = names.of_inode(begins[at], end)
+            paths = [] if number == LOST else [names.path(entry) for entry in entries]
             self._last = (at, (number, entries, paths))
         return self._last[1]
 

@@ -27,19 +27,26 @@ class Inodes:
         self.sb = sb
         self.groups = Groups(source, sb)
         self._group: Group | None = None
+        self._most = sb.groups * sb.inodes_per_group
+        self._placed = (0, 0)  # the number asked for last, and its place
         self._window = (0, b"")
 
     def place(self, number: int) -> int:
         """Where on the volume the record of an inode is, in bytes. Raises `Corrupt` for a number that does not exist."""
+        before, place = self._placed
+        if number == before:
+            return place
         sb = self.sb
-        if not 0 < number <= sb.groups * sb.inodes_per_group:
+        if not 0 < number <= self._most:
             raise Corrupt(f"there is no inode {number}")
         which, slot = divmod(number - 1, sb.inodes_per_group)
         if self._group is None or self._group.number != which:
             self._group = self.groups[which]
         if not 0 < self._group.inode_table < sb.blocks:
             raise Corrupt(f"the inode table of group {which} is outside the filesystem")
-        return self._group.inode_table * sb.block_bytes + slot * sb.inode_bytes
+        place = self._group.inode_table * sb.block_bytes + slot * sb.inode_bytes
+        self._placed = (number, place)
+        return place
 
     def read(self, number: int) -> Inode:
         """Raises `Corrupt` for a number that does not exist, `Unreadable` if its record is cut off."""

@@ -58,6 +58,9 @@ class Names:
 
     def of_inode(self, begin: int, end: int) -> tuple[int, list[int]]:
         """(inode, its entries) for one stretch that `seal` returned."""
+        if end == begin + 1:  # as for nearly all
+            key = self._order[begin]
+            return key >> 32, [key & 0xFFFFFFFF]
         keys = self._order[begin:end]
         return keys[0] >> 32, [key & 0xFFFFFFFF for key in keys]
 
@@ -69,7 +72,13 @@ class Names:
         return self._parent[entry]
 
     def path(self, entry: int) -> bytes:
-        return self._directory_path(self._parent[entry]) + b"/" + self.name(entry)
+        parent = self._parent[entry]
+        folder = self._paths.get(parent)
+        if folder is None:
+            folder = self._directory_path(parent)
+        start = self._start
+        end = start[entry + 1] if entry + 1 < len(start) else len(self._text)
+        return b"%b/%b" % (folder, bytes(self._text[start[entry] : end]))
 
     def _directory_path(self, inode: int) -> bytes:
         """Path of a directory without a slash at the end; the root's is empty. Depth is bounded where entries are added."""
