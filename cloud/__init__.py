@@ -51,6 +51,10 @@ class Connector(Protocol):
         """
         ...
 
+    def leftovers(self, used: Sequence[Snapshot]) -> Iterator[Resource]:
+        """What carries the tokens of `used` and is not among them: a second set of a repeated call, disks not asked for."""
+        ...
+
     def refresh(self, snapshot: Snapshot) -> Snapshot:
         """As it is now; its state is GONE, not an error, if it is not there."""
         ...

@@ -205,6 +205,7 @@ class Base:
         self.stamp_key = _key_in(facts.get("stamp_key"))
         self._is_current = same_engine and then == dict(rules) and facts.get("scanner") == scanner
         self._volumes = [_dict_in(one) for one in _list_in(facts.get("volumes"), MAX_VOLUMES)]
+        self._target = facts.get("target")
         self.disk_sizes = [int_in(one) for one in _list_in(facts.get("disks"), MAX_VOLUMES)]
 
     def check_disks(self, sizes: Sequence[int]) -> None:
@@ -217,6 +218,15 @@ class Base:
         for number, (changes, size) in enumerate(zip(self._changes, sizes, strict=False)):
             if changes.end > size:
                 raise Corrupt(f"the changed extents end at byte {changes.end} of disk {number}, which has {size}")
+
+    def check_target(self, names: Sequence[str]) -> None:
+        """Raises `Corrupt` if it is not of the disks of these names, in this order. Changes since another moment, or of
+        another disk, do not tell what changed since the base. An empty name is not compared."""
+        target = [text_in(one) for one in _list_in(self._target, MAX_VOLUMES)] if any(names) else []
+        for number, name in enumerate(names):
+            then = target[number] if number < len(target) else ""
+            if name and name != then:
+                raise Corrupt(f"its disk {number} is {then or 'unknown'}, and what changed is told since {name}")
 
     def untouched(self, volume: Volume, filesystem: Filesystem) -> Message | None:
         """The facts of a volume that can be taken over without reading any of its files."""

@@ -23,7 +23,7 @@ class Job:
     `rules` are (file name, source text) of the user's YARA files. `rows`: say what a manifest needs; `stamp_key` (hex) is for one
     without a base. `warm`: there are verdicts of earlier scans, so that there may be little to search. `changes` are, for each
     disk, the (offset, length) that changed since the base; None: compare with the base's disks. `full`: if the base does
-    not fit, look at everything instead of refusing. `ends_bytes`: of files too large to be scanned, scan that much of each end. `skip` are volumes that are done or that an earlier
+    not fit, look at everything instead of refusing. `since`: by which name, for each disk, the base must have known it; empty: not asked. `ends_bytes`: of files too large to be scanned, scan that much of each end. `skip` are volumes that are done or that an earlier
     parser did not survive. `path` (and `volume`, if given) say what `cat` writes.
     """
 
@@ -41,6 +41,7 @@ class Job:
     warm: bool = False
     changes: tuple[tuple[tuple[int, int], ...], ...] | None = None
     full: bool = False
+    since: tuple[str, ...] = ()
     skip: frozenset[int] = frozenset()
     hash: bool = False
     extents: bool = False
@@ -59,6 +60,7 @@ class Job:
                 "task": Task(message["task"]),
                 "skip": frozenset(message["skip"]),
                 "path": path_in(message["path"]),
+                "since": tuple(message["since"]),
                 "rules": tuple((name, text) for name, text in message["rules"]),
                 "changes": None
                 if message["changes"] is None

@@ -45,7 +45,8 @@ class ScanOptions:
     `ends_bytes`: of files over `max_file_bytes`, scan that much of each end. `cache` is a folder of verdicts that many scans
     share, `machine` the name under which verdicts are kept (the first disk's path if empty). `manifest` is written,
     `base` is one of an earlier scan: then `changes` (for each disk, (offset, length) of what changed since) or `base_disks`
-    (the disks as they were then, to find the changes by comparing) is given; `full` scans all if the base does not fit.
+    (the disks as they were then, to find the changes by comparing) is given; `full` scans all if the base does not fit. `since`:
+    for each disk the name by which the base must have known it (empty: any).
     """
 
     rules: tuple[Path, ...] = ()
@@ -64,6 +65,7 @@ class ScanOptions:
     changes: tuple[tuple[tuple[int, int], ...], ...] | None = None
     base_disks: tuple[Path, ...] = ()
     full: bool = False
+    since: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -110,6 +112,7 @@ def scan_machine(
         stamp_key=os.urandom(STAMP_KEY_BYTES).hex(),
         changes=options.changes,
         full=options.full,
+        since=tuple(map(printable, options.since)),
     )
     started = datetime.now(UTC)
     scan_id = str(uuid.uuid4())

@@ -159,6 +159,7 @@ class Parser:
             sizes = [disk.size for disk in self._disks]
             self._base = Base(reader, self._changes(), scanner=self._shared.scanner, **engine)
             self._base.check_disks(sizes)
+            self._base.check_target(self._job.since)
         except Error as error:
             self._refuse_base(str(error))
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from cloud import Connector, Ledger
-from core.blocks import BlockSource, Bytes
+from core.blocks import BlockSource, Bytes, Extent
 from core.errors import CloudError, ConfigError, Error, Gone, Throttled, Unreadable
 from core.estate import Disk, Instance, Resource, Snapshot, SnapshotState
 from scanner.disks import RemoteDisk
@@ -26,6 +26,8 @@ from scanner.shared import BLOCK_BYTES
 
 _T = TypeVar("_T")
 LIFETIME_SECONDS: Final = 86400.0
+MOST_EXTENTS: Final = 1 << 20  # of one disk
+_NO_SIZE: Final = 1 << 50  # larger than any disk: then the base is refused
 _TRIES: Final = 6
 _FIRST_LOOK_SECONDS: Final = 0.25
 _FIRST_TRY_SECONDS: Final = 0.25
@@ -68,35 +70,51 @@ def scan_snapshots(
     """Scan the disks of one machine as their snapshots hold them. Raises `ConfigError`, all else is a gap."""
     scan = options.scan
     if options.since:
-        scan = replace(scan, changes=_changes(connector, options.since, snapshots))
+        earlier = _earlier(options.since, snapshots)
+        changes = _changes(connector, earlier, snapshots)
+        # the base is bound to them: what changed since another moment says nothing of what changed since the base
+        scan = replace(scan, changes=changes, since=tuple(str(one) if one else "" for one in earlier))
     with ExitStack() as stack:
         disks = [RemoteDisk(str(one), _opened(connector, one, ledger, stack)) for one in snapshots]
         if not any(not isinstance(disk.source, Lost) for disk in disks) and scan.base is not None:
-            scan = replace(scan, base=None, changes=None, full=False)  # there is nothing to compare it with
+            scan = replace(scan, base=None, changes=None, since=(), full=False)  # there is nothing to compare it with
         return scan_machine(disks, scan, listener, warn)
 
 
 def _opened(connector: Connector, snapshot: Snapshot, ledger: Ledger, stack: ExitStack) -> BlockSource:
     try:
         return stack.enter_context(connector.open(snapshot, ledger))
-    except CloudError as error:
+    except ConfigError:
+        raise
+    except Error as error:
         return Lost(max(snapshot.size_bytes, BLOCK_BYTES), str(error))
 
 
 def _changes(
-    connector: Connector, old: Sequence[Snapshot], new: Sequence[Snapshot]
+    connector: Connector, earlier: Sequence[Snapshot | None], new: Sequence[Snapshot]
 ) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """What changed, disk by disk; of a disk that has no snapshot nothing. Raises `ConfigError` if the cloud cannot tell."""
+    """What changed, disk by disk; of a disk that cannot be read nothing. Raises `ConfigError` if the cloud cannot tell."""
     found = []
-    for after, before in zip(new, _earlier(old, new), strict=True):
-        extents = connector.changed(before, after) if before is not None else ()
+    for after, before in zip(new, earlier, strict=True):
+        extents: Iterator[Extent] | None = iter(())
+        if before is not None and after.state is SnapshotState.READY:
+            extents = connector.changed(before, after)
         if extents is None:
             raise ConfigError(
                 f"{after}: the cloud cannot tell what changed since {before}; "
                 "give an earlier snapshot of the same disk (or of its image), or scan without --base"
             )
-        found.append(tuple((one.offset, one.length) for one in extents))
+        found.append(tuple(_bounded(extents, after.size_bytes)))
     return tuple(found)
+
+
+def _bounded(extents: Iterator[Extent], size: int) -> Iterator[tuple[int, int]]:
+    """Of very many, all from the last one on counts as changed: the owner of a disk decides how many there are."""
+    for number, one in enumerate(extents, 1):
+        if number == MOST_EXTENTS:
+            yield one.offset, max(one.length, (size or _NO_SIZE) - one.offset)
+            return
+        yield one.offset, one.length
 
 
 def _earlier(old: Sequence[Snapshot], new: Sequence[Snapshot]) -> list[Snapshot | None]:
@@ -161,16 +179,22 @@ def _snapshots(
     made: Sequence[Snapshot] = ()
     for resource in intended.values():
         ledger.intend(resource)
-    keep = False
+    keep, calls = False, 0
+
+    def make() -> Sequence[Snapshot]:
+        nonlocal calls
+        calls += 1
+        return connector.snapshot(disks, token=token)
+
     try:
-        made = _asked(lambda: connector.snapshot(disks, token=token))
+        made = _asked(make)
         for one in made:
             if one.id and one.disk in intended:
                 ledger.made(replace(intended[one.disk], id=one.id))
         yield made
         keep = options.keep
     finally:
-        _put_away(connector, made, intended, ledger, warn, keep=keep)
+        _put_away(connector, made, intended, ledger, warn, keep=keep, doubtful=calls > 1)
 
 
 def _put_away(
@@ -181,20 +205,41 @@ def _put_away(
     warn: Callable[[str], None],
     *,
     keep: bool,
+    doubtful: bool,
 ) -> None:
+    """`doubtful`: an answer was lost, so there may be a second set, now or when the cloud lists it at last."""
     used = {one.disk: one.id for one in made if one.id}
     for disk, resource in intended.items():
         there = replace(resource, id=used.get(disk, ""))
-        if keep and there.id:
-            ledger.keep(there)
-            continue
+        kept = keep and there.id
         try:
-            _asked(lambda one=there: connector.delete(one))  # type: ignore[misc]
+            if not kept:
+                _asked(lambda one=there: connector.delete(one))  # type: ignore[misc]
         except Error as error:
             warn(f"{there.id or there.token}: is not deleted yet ({error}); `kumomori cloud sweep` tries again")
             continue
-        if there.id or made:  # with an answer that was lost it may still come to light: the ledger remembers
-            ledger.gone(there)
+        try:
+            if kept:
+                ledger.keep(there)
+            elif there.id:  # what has none may still come to light: the ledger remembers
+                ledger.gone(there)
+            if there.id and doubtful:
+                ledger.intend(resource)
+        except Error as error:
+            warn(
+                f"{there.id}: {'kept, but the next sweep will delete it' if kept else 'deleted, but not noted'}: {error}"
+            )
+    if made:
+        _delete_leftovers(connector, made, warn)
+
+
+def _delete_leftovers(connector: Connector, made: Sequence[Snapshot], warn: Callable[[str], None]) -> None:
+    """What the same calls made beside them: nobody will look for it by its id."""
+    try:
+        for one in list(connector.leftovers(made)):
+            _asked(lambda one=one: connector.delete(one))  # type: ignore[misc]
+    except Error as error:
+        warn(f"{made[0].place}: what was made twice is not deleted yet ({error}); it is when it has expired")
 
 
 def _asked(call: Callable[[], _T]) -> _T:
