@@ -109,6 +109,7 @@ class Snapshot:
     key: str = ""
     token: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""  # as it was made, unlike tags nobody can change it
 
     def __str__(self) -> str:
         return f"{self.place}/{self.id}"

@@ -168,12 +168,12 @@ class AwsConnector:
             raise CloudError(f"{resource.place}: a {resource.kind!r} is nothing that the AWS connector makes")
         ours = self.ours()
         if resource.id:
-            ours.delete(resource.id)
+            ours.delete(resource.id, resource.token)
             return
         token = plain("token", resource.token)
         for one in (*ours.find(token), *ours.find(token, of=resource.of)):
             if resource.of in ("", one.disk, one.tags.get(OF)):
-                ours.delete(one.id)
+                ours.delete(one.id, token)
 
     def owned(self) -> Iterator[Resource]:
         """Snapshots and copies with our tag. Quarantine groups are the responder's and stay."""

@@ -186,6 +186,7 @@ def to_snapshot(raw: object, place: Place) -> Snapshot:
         key=_text(raw, "KmsKeyId"),
         token=tags.get(TOKEN, ""),
         tags=tags,
+        description=_text(raw, "Description"),
     )
 
 

@@ -104,7 +104,7 @@ def _copied(ours: Ours, scanner: ScannerAccount, snapshot: Snapshot, key: str, l
         yield _ready(ours, scanner, copy)
     finally:
         with suppress(CloudError):  # it stays in the ledger, so the sweeper deletes it
-            ours.delete(copy.id)
+            ours.delete(copy.id, token)
             ledger.gone(resource)
 
 

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from cloud.aws.errors import error_code, translated_errors
 from cloud.aws.inventory import to_snapshot
 from cloud.aws.listing import list_snapshots
-from cloud.aws.tags import EXPIRES, INSTALLATION, INSTANCE, OF, TOKEN, tag_filter, tag_list, to_time
+from cloud.aws.tags import EXPIRES, INSTALLATION, INSTANCE, OF, TOKEN, mark, tag_filter, tag_list, to_time
 from core.errors import AccessDenied, CloudError, Gone, Throttled
 from core.estate import Place, Resource, Snapshot, SnapshotState
 
@@ -56,7 +56,7 @@ class Ours:
         with translated_errors("ec2:CreateSnapshots", instance):
             self.once.create_snapshots(
                 InstanceSpecification=asked,  # type: ignore[arg-type]
-                Description=f"Kumomori scan of {instance}",
+                Description=f"Kumomori scan of {instance} {mark(self.installation, token)}",
                 TagSpecifications=[self._tagged(token, {INSTANCE: instance})],
             )
 
@@ -76,7 +76,7 @@ class Ours:
                 SourceSnapshotId=snapshot.id,
                 Encrypted=True,
                 KmsKeyId=key,
-                Description=f"Kumomori copy of {snapshot.id}",
+                Description=f"Kumomori copy of {snapshot.id} {mark(self.installation, token)}",
                 TagSpecifications=[self._tagged(token, {OF: snapshot.id, INSTANCE: snapshot.instance})],
             )
 
@@ -129,13 +129,16 @@ class Ours:
                 return _with_what_we_know(found, snapshot)
         return self._unlisted(snapshot)
 
-    def delete(self, snapshot: str) -> None:
-        """Raises `CloudError` for one that is not ours; one that is gone is fine."""
+    def delete(self, snapshot: str, token: str) -> None:
+        """One that was made with `token`. Raises `CloudError` for one that is not ours; one that is gone is fine."""
         found = self.refresh(Snapshot(self.place, snapshot, state=SnapshotState.READY))
         if found.state is SnapshotState.GONE:
             return
-        if not self.owns(found):
-            raise CloudError(f"{found}: it does not carry the tag {INSTALLATION}={self.installation}, so it stays")
+        if not self.owns(found, token):
+            raise CloudError(
+                f"{found}: it does not carry the tag {INSTALLATION}={self.installation} and the mark of ours in its "
+                "description, so it stays"
+            )
         try:
             with translated_errors("ec2:DeleteSnapshot", snapshot):
                 self.ec2.delete_snapshot(SnapshotId=snapshot)
@@ -148,8 +151,10 @@ class Ours:
             if self.owns(snapshot):
                 yield self.resource(snapshot)
 
-    def owns(self, snapshot: Snapshot) -> bool:
-        return snapshot.tags.get(INSTALLATION) == self.installation
+    def owns(self, snapshot: Snapshot, token: str | None = None) -> bool:
+        """Whether we made it, with `token` (else the one in its tags): by its tag, and by its description, see `mark`."""
+        made = mark(self.installation, snapshot.token if token is None else token)
+        return snapshot.tags.get(INSTALLATION) == self.installation and snapshot.description.endswith(made)
 
     def resource(self, snapshot: Snapshot) -> Resource:
         """As the ledger has it. Without a readable expiry it is that of one made when AWS says it was started."""

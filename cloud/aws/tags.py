@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,6 +28,11 @@ def plain(name: str, value: str) -> str:
     if not _PLAIN.fullmatch(value):
         raise ConfigError(f"the {name} may have 1 to 200 letters, digits and ._:/=+@-, not {value[:40]!r}")
     return value
+
+
+def mark(installation: str, token: str) -> str:
+    """Ends the description of what we make. Whoever may tag can forge a tag; a description nobody can change afterwards."""
+    return f"[kumomori {hashlib.sha256(f'{installation} {token}'.encode()).hexdigest()[:32]}]"
 
 
 def tag_list(tags: Mapping[str, str]) -> list[Any]:

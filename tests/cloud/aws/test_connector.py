@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -457,3 +458,43 @@ def test_16_tib_disk(connector: AwsConnector, ec2: Any, emulator: EmulatedAws) -
         assert source.read(size - 600_000, 3) == b"end"
         assert source.read(size // 2, 4) == bytes(4)
         assert len(source.read(size - 5, 100)) == 5
+
+
+# tags are for everybody who may tag: they alone make nothing ours
+
+
+def forged(token: str, **more: str) -> Any:
+    tags = {"kumomori:installation": "test-1", "kumomori:token": token, "kumomori:expires": "2000-01-01", **more}
+    return [{"Key": key, "Value": value} for key, value in tags.items() if value]
+
+
+@pytest.mark.parametrize("token", ["t", "", "*", "x" * 256])
+def test_a_backup_that_somebody_tagged_as_ours_is_not_deleted(connector: AwsConnector, ec2: Any, token: str) -> None:
+    """Whoever may tag but not delete must not get it done by us."""
+    volume = ec2.create_volume(Size=1, AvailabilityZone="eu-central-1a")["VolumeId"]
+    backup = ec2.create_snapshot(VolumeId=volume, Description="nightly backup")["SnapshotId"]
+    ec2.create_tags(Resources=[backup], Tags=forged(token))
+    assert list(connector.owned()) == []
+    for resource in (
+        Resource(connector.place, "snapshot", backup, "t", "test-1", FAR),
+        Resource(connector.place, "snapshot", "", "t", "test-1", FAR, of=volume),
+    ):
+        with suppress(CloudError):
+            connector.delete(resource)
+    assert connector.refresh(Snapshot(connector.place, backup)).state is SnapshotState.READY
+
+
+def test_a_snapshot_of_a_living_scan_or_of_another_installation_that_somebody_tagged_anew(
+    connector: AwsConnector, ec2: Any
+) -> None:
+    launch(ec2, 1)
+    disks = only(connector).disks
+    (alive,) = connector.snapshot(disks, token="alive")
+    (other,) = replace(connector, installation="other").snapshot(disks, token="t")
+    for one in (alive, other):
+        ec2.create_tags(Resources=[one.id], Tags=forged("dead"))
+    assert list(connector.owned()) == []
+    connector.delete(Resource(connector.place, "snapshot", "", "dead", "test-1", FAR, of=disks[0].id))
+    assert [connector.refresh(one).state for one in (alive, other)] == [SnapshotState.READY] * 2
+    connector.delete(Resource(connector.place, "snapshot", alive.id, "alive", "test-1", FAR))
+    assert connector.refresh(alive).state is SnapshotState.GONE, "the ledger knows its token, whatever its tag says"
