@@ -7,11 +7,13 @@ dead (its lock is free) deletes what it stands for: so nothing stays behind, how
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -31,6 +33,7 @@ CREATE TABLE IF NOT EXISTS installation (name TEXT NOT NULL);
 """
 _COLUMNS: Final = "cloud, account, region, kind, id, token, installation, expires, of"
 _BUSY_SECONDS: Final = 30.0
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 LISTED_SECONDS: Final = 900.0  # clouds list late: an intention of which nothing is seen is looked for again until then
 
 
@@ -70,10 +73,11 @@ class FileLedger:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # on a full disk SQLite may have ended it by itself
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def close(self) -> None:
         self._connection.close()
@@ -133,11 +137,22 @@ class FileLedger:
                 f"{printable(str(self._folder))}: the ledger cannot be written ({error}); make room or give another folder"
             ) from error
 
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connection
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"{printable(str(self._folder))}: the ledger cannot be read ({error}); repair it or give another folder "
+                "with --data: then what scans left is not swept"
+            ) from error
+
     # what is in it
 
     def entries(self, place: Place | None = None) -> list[Resource]:
         """All that is written down, of one place if given; without what was kept on purpose."""
-        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM resource WHERE NOT kept ORDER BY number").fetchall()  # noqa: S608
+        with self._read() as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM resource WHERE NOT kept ORDER BY number").fetchall()  # noqa: S608
         found = [_resource(row) for row in rows]
         return [one for one in found if place is None or one.place == place]
 
@@ -156,31 +171,41 @@ class FileLedger:
 
     def age_seconds(self, resource: Resource, now: datetime) -> float:
         """Since it was intended."""
-        row = self._connection.execute(
-            "SELECT min(made) FROM resource WHERE token = ? AND of = ? AND id = ?",
-            (resource.token, resource.of, resource.id),
-        ).fetchone()
+        with self._read() as connection:
+            row = connection.execute(
+                "SELECT min(made) FROM resource WHERE token = ? AND of = ? AND id = ?",
+                (resource.token, resource.of, resource.id),
+            ).fetchone()
         return (now - datetime.fromisoformat(row[0])).total_seconds() if row and row[0] else float("inf")
 
     def kept_ids(self) -> set[str]:
-        return {str(row[0]) for row in self._connection.execute("SELECT id FROM resource WHERE kept")}
+        with self._read() as connection:
+            return {str(row[0]) for row in connection.execute("SELECT id FROM resource WHERE kept")}
 
     # who is alive
 
     @contextmanager
     def scan(self, token: str) -> Iterator[None]:
         """While this lasts, nobody takes away what carries `token`."""
-        path = self._lock(token)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self._lock(token), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"{printable(str(self._folder))}: a scan cannot be locked there ({error.strerror}); give another folder "
+                "with --data"
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
-            if all(one.token != token for one in self.entries()):
-                path.unlink(missing_ok=True)
+            with suppress(ConfigError):  # of a ledger that cannot be read: the report counts more
+                self.forget_lock(token)
             os.close(fd)
 
     def _lock(self, token: str) -> Path:
+        """A token may come from a tag, where anybody may write anything."""
+        if not _PLAIN.fullmatch(token):
+            token = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
         return self._folder / f"scan-{token}.lock"
 
     def is_alive(self, token: str) -> bool:
@@ -226,12 +251,16 @@ def sweep(
     now = now or datetime.now(UTC)
     known = ledger.entries(place)
     left = [one for one in known if not ledger.is_alive(one.token)]
+    still = set(ledger.entries(place))  # one that ended meanwhile may have kept what it made
+    left = [one for one in left if one in still]
     ids = {one.id for one in known if one.id}
     alive = {one.token for one in known} - {one.token for one in left}
     kept = ledger.kept_ids()
     for one in connector.owned():
         dead = any(other.token == one.token for other in left)
-        if one.id not in ids and one.id not in kept and one.token not in alive and (dead or one.expires <= now):
+        if one.id in ids or one.id in kept or one.token in alive or not (dead or one.expires <= now):
+            continue
+        if not ledger.is_alive(one.token):  # asked again: it may have begun since
             left.append(one)
     for one in left:
         if dry_run:

@@ -210,3 +210,105 @@ def test_the_lock_is_not_given_to_children(ledger: FileLedger) -> None:
         child.kill()
         child.wait()
     assert os.path.exists(ledger._lock("scan-1"))
+
+
+# what others do to it, and a disk that is full
+
+
+def test_a_scan_that_keeps_its_snapshots_while_they_are_swept(ledger: FileLedger, tmp_path: Path) -> None:
+    """The sweeper read the entries before it was kept, and looked for the scan after that had ended."""
+    mine = resource("scan-1", "snap-1")
+    scan = ledger.scan("scan-1")
+    scan.__enter__()
+    ledger.intend(resource("scan-1"))
+    ledger.made(mine)
+
+    class Sweeper(FileLedger):
+        def entries(self, place: Place | None = None) -> list[Resource]:
+            found = super().entries(place)
+            if found:
+                ledger.keep(mine)
+                scan.__exit__(None, None, None)
+            return found
+
+    cloud = Cloud(mine)
+    with Sweeper(tmp_path / "data") as other:
+        assert swept(other, cloud) == []
+    assert cloud.there == [mine]
+
+
+def test_a_scan_that_began_while_others_are_swept(ledger: FileLedger, tmp_path: Path) -> None:
+    """Somebody wrote an expiry of long ago on its snapshot."""
+    mine = resource("scan-1", "snap-1", expires=NOW - timedelta(days=9999))
+
+    class Late(Cloud):
+        def owned(self) -> Iterator[Resource]:
+            with ledger.scan("scan-1"):
+                ledger.intend(resource("scan-1"))
+                yield mine
+
+    with FileLedger(tmp_path / "data") as other:
+        assert swept(other, Late(mine)) == []
+
+
+@pytest.mark.parametrize("token", ["x" * 256, "../../etc/x", "a/b", "", "\0", "ü" * 200])
+def test_a_token_that_somebody_wrote_is_no_path(ledger: FileLedger, tmp_path: Path, token: str) -> None:
+    cloud = Cloud(resource(token, "snap-1", expires=NOW - timedelta(days=9999)))
+    before = sorted(tmp_path.rglob("*"))
+    assert swept(ledger, cloud, now=NOW) == [("snap-1", True)]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def fill_up(ledger: FileLedger) -> int:
+    """No page more fits in; how many fitted before."""
+    (most,) = ledger._connection.execute("PRAGMA max_page_count").fetchone()
+    ledger._connection.execute("PRAGMA max_page_count = 1")
+    return int(most)
+
+
+def test_a_full_disk(ledger: FileLedger) -> None:
+    """It says so; what is there can be read and forgotten, and when there is room it goes on."""
+    ledger.intend(resource("scan-1"))
+    most = fill_up(ledger)
+    with pytest.raises(ConfigError, match="full"):
+        for number in range(1000):
+            ledger.intend(resource("scan-1", of=f"vol-{number}" * 20))
+    assert ledger.entries()
+    ledger.gone(resource("scan-1"))
+    ledger._connection.execute(f"PRAGMA max_page_count = {most}")
+    ledger.intend(resource("scan-2"))
+    assert "scan-2" in {one.token for one in ledger.entries()}
+
+
+def test_a_commit_that_fails_does_not_stop_later_ones(ledger: FileLedger) -> None:
+    class Failing:
+        def __init__(self, real: sqlite3.Connection) -> None:
+            self.real = real
+            self.fail = True
+
+        def execute(self, words: str, *values: object) -> object:
+            if words == "COMMIT" and self.fail:
+                self.fail = False
+                raise sqlite3.OperationalError("disk I/O error")
+            return self.real.execute(words, *values)  # type: ignore[arg-type]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.real, name)
+
+    ledger._connection = Failing(ledger._connection)  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="disk I/O error"):
+        ledger.intend(resource("scan-1"))
+    ledger.intend(resource("scan-2"))
+    assert [one.token for one in ledger.entries()] == ["scan-2"]
+
+
+def test_what_cannot_be_read_or_locked_is_said_in_one_line(ledger: FileLedger, tmp_path: Path) -> None:
+    (tmp_path / "data" / "scan-scan-1.lock").mkdir()
+    with pytest.raises(ConfigError, match="cannot be locked"), ledger.scan("scan-1"):
+        pass
+    other = sqlite3.connect(tmp_path / "data" / "ledger.sqlite", isolation_level=None)
+    other.execute("DROP TABLE resource")
+    other.close()
+    for read in (ledger.entries, ledger.kept_ids, lambda: ledger.age_seconds(resource("scan-1"), NOW)):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read()
