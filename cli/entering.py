@@ -71,6 +71,8 @@ def connectors(
         if role is None:
             raise ConfigError("--organization needs the role to take in each account: give --role")
         found = list(list_accounts(sessions.client(sessions.base, "organizations", home)))
+        if not found:
+            raise CloudError("organisation: organizations:ListAccounts names no active account")
     elif accounts:
         found = [Account(one) for one in accounts]
     else:

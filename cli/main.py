@@ -12,7 +12,8 @@ from typer import Exit, Option, Typer
 
 from cli import cache, diff, estate, listing, scan, snapshots
 from cli.pipes import prepare_standard_streams
-from core.errors import CloudError, ConfigError
+from core.errors import Error
+from core.text import printable
 
 app = Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,8 +52,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the parser processes are ended, too
     try:
         app()
-    except (ConfigError, CloudError) as error:
-        sys.stderr.write(f"kumomori: {error}\n")
+    except Error as error:
+        sys.stderr.write(f"kumomori: {printable(str(error))}\n")  # it may quote what somebody wrote into a tag
         sys.exit(2)
     except OSError as error:
         sys.stderr.write(f"kumomori: cannot write the standard output: {error.strerror or error}\n")

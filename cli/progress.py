@@ -47,7 +47,7 @@ def progress_on_stderr(words: str) -> Iterator[Silent]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(24),
         _Figures(),
         TextColumn("left"),

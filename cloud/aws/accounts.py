@@ -200,6 +200,10 @@ def places(
         except CloudError as error:
             yield Unreachable(Place("aws", account.id, home), error)
             continue
+        if not enabled:  # every account has some: nothing at all must not look like an empty account
+            place = Place("aws", account.id, home)
+            yield Unreachable(place, CloudError(f"{place}: ec2:DescribeRegions names no region of this account"))
+            continue
         for region in regions or enabled:
             place = Place("aws", account.id, region)
             if region in enabled:

@@ -137,6 +137,10 @@ class AwsConnector:
                 if self.refresh(readable).state is SnapshotState.GONE:
                     raise Gone(f"{snapshot}: it is not there any more") from None
                 raise
+            if snapshot.size_bytes not in {0, source.size}:  # of the larger one the end would never be looked at
+                raise CloudError(
+                    f"{snapshot}: EC2 tells of {snapshot.size_bytes:,} bytes and EBS of {source.size:,}: it cannot be trusted"
+                )
             yield source
 
     def changed(self, old: Snapshot, new: Snapshot) -> Iterator[Extent] | None:

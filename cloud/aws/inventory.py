@@ -212,10 +212,14 @@ def to_image(raw: object, place: Place) -> Image:
 
 def _disks(raw: Mapping[str, Any], instance: str, place: Place, volumes: Mapping[str, Volume]) -> Iterator[Disk]:
     root = raw.get("RootDeviceName")
-    for mapping in _list(raw, "BlockDeviceMappings")[:MOST_DISKS]:
-        found = _text(_dict(mapping, "Ebs"), "VolumeId") if isinstance(mapping, dict) else ""
-        if found:
-            device = _text(mapping, "DeviceName")
+    for number, mapping in enumerate(_list(raw, "BlockDeviceMappings")[:MOST_DISKS]):
+        if not isinstance(mapping, dict):
+            continue
+        found, device = _text(_dict(mapping, "Ebs"), "VolumeId"), _text(mapping, "DeviceName")
+        if not found:  # a disk is there all the same: it must not be passed over
+            why = "AWS does not say which volume it is"
+            yield Disk(place, f"{instance}:{device or number}", instance, device, boot=device == root, obstacle=why)
+        else:
             size, kind, encrypted, key = volumes.get(found, _UNKNOWN)
             yield Disk(place, found, instance, device, size, device == root, kind, encrypted, key)
 

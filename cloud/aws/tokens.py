@@ -113,6 +113,8 @@ def parse_page(raw: Mapping[str, Any], member: str, at: int) -> Page:
         given = []
     if not isinstance(given, list) or len(given) > PAGE_BLOCKS or not isinstance(following, str | None):
         raise CloudError("a page of blocks that is not of the agreed form")
+    if following and len(following) > _MOST_TOKEN_CHARS:  # many are remembered
+        raise CloudError("a page of blocks that is not of the agreed form")
     blocks = []
     for one in given:
         index = one.get("BlockIndex") if isinstance(one, dict) else None

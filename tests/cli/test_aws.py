@@ -360,3 +360,52 @@ def test_help_tells_the_exit_codes(kumomori: Kumomori) -> None:
         found = kumomori(*words, "--help")
         assert found.code == 0
         assert b"Exits" in found.out
+
+
+def test_what_others_wrote_is_printable_everywhere(kumomori: Kumomori, estate: Estate) -> None:
+    """A tag's value is its owner's to choose: it moves no cursor and sets no title."""
+    ec2 = estate.aws.client("ec2")
+    instance = estate["web-1"].instance
+    evil = "\u009b31m\u202egpj"  # what XML can carry
+    ec2.create_tags(Resources=[instance], Tags=[{"Key": "kumomori:exclude", "Value": evil}])
+    try:
+        assert "left out of all scans" in kumomori("scan", "instance", location(estate, "web-1"), *ROLE).refused()
+        listed = kumomori("instances", *ROLE).out.decode()
+        assert "\u009b" not in listed
+        assert "\u202e" not in listed
+    finally:
+        ec2.delete_tags(Resources=[instance], Tags=[{"Key": "kumomori:exclude"}])
+
+
+def test_a_snapshot_of_another_form_is_refused_in_one_line(
+    kumomori: Kumomori, estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.aws.tokens.BLOCK_BYTES", 1 << 20)
+    ec2 = estate.aws.client("ec2")
+    made = ec2.create_snapshot(VolumeId=estate["web-1"].boot)["SnapshotId"]
+    try:
+        assert "blocks of 524288 bytes" in kumomori("ls", f"{PLACE}/{made}", *ROLE).refused()
+        found = kumomori("scan", "snapshot", f"{PLACE}/{made}", *ROLE, "--format", "json")
+        assert found.code == 3
+        assert any("blocks of 524288 bytes" in gap["detail"] for gap in found.report["gaps"])
+    finally:
+        ec2.delete_snapshot(SnapshotId=made)
+
+
+def test_a_backup_that_somebody_tagged_as_ours_is_never_swept(kumomori: Kumomori, estate: Estate) -> None:
+    ec2 = estate.aws.client("ec2")
+    with FileLedger(Path(os.environ["KUMOMORI_DATA"])) as ledger:
+        name = ledger.installation
+    tags = {"kumomori:installation": name, "kumomori:expires": "2000-01-01", "kumomori:token": "x" * 256}
+    backup = ec2.create_snapshot(
+        VolumeId=estate["web-1"].boot,
+        Description="nightly",
+        TagSpecifications=[
+            {"ResourceType": "snapshot", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+        ],
+    )["SnapshotId"]
+    try:
+        assert kumomori("cloud", "sweep", PLACE, *ROLE).code == 0
+        assert left(estate) == [backup]
+    finally:
+        ec2.delete_snapshot(SnapshotId=backup)

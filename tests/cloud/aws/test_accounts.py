@@ -143,6 +143,17 @@ def test_odd_regions(answer: Any, found: tuple[str, ...]) -> None:
     assert enabled_regions(Ec2(), "1") == found
 
 
+def test_an_account_without_any_region_is_not_passed_over(
+    sessions: Callable[[str], Sessions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty list would look as if all of it had been listed."""
+    monkeypatch.setattr("cloud.aws.accounts.enabled_regions", lambda *_: ())
+    of = sessions("organization")
+    (found,) = places(of, [Account(FIRST)], None, home=HOME)
+    assert isinstance(found, Unreachable)
+    assert "ec2:DescribeRegions" in str(found.error)
+
+
 def test_what_cannot_be_entered_is_one_error_each(sessions: Callable[[str], Sessions], emulator: EmulatedAws) -> None:
     emulator.rules.refused_roles.add(ROLE.arn(SECOND))
     emulator.rules.disabled_regions.add((THIRD, "us-east-1"))

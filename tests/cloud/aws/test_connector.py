@@ -498,3 +498,17 @@ def test_a_snapshot_of_a_living_scan_or_of_another_installation_that_somebody_ta
     assert [connector.refresh(one).state for one in (alive, other)] == [SnapshotState.READY] * 2
     connector.delete(Resource(connector.place, "snapshot", alive.id, "alive", "test-1", FAR))
     assert connector.refresh(alive).state is SnapshotState.GONE, "the ledger knows its token, whatever its tag says"
+
+
+def test_a_size_that_ec2_and_ebs_do_not_agree_about(connector: AwsConnector, ec2: Any) -> None:
+    """What lies beyond the smaller one would never be looked at, and nobody would know."""
+    launch(ec2, 2)
+    made = connector.refresh(connector.snapshot(only(connector).disks, token="t")[1])
+    assert made.size_bytes == 2 << 30
+    with connector.open(replace(made, size_bytes=0), MemoryLedger()) as source:
+        assert source.size == 2 << 30
+    with (
+        pytest.raises(CloudError, match="3,221,225,472 bytes"),
+        connector.open(replace(made, size_bytes=3 << 30), MemoryLedger()),
+    ):
+        pass

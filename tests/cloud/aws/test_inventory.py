@@ -23,7 +23,7 @@ from cloud.aws.inventory import (
     to_volume,
 )
 from core.errors import CloudError
-from core.estate import InstanceState, Place, SnapshotState
+from core.estate import Disk, InstanceState, Place, SnapshotState
 
 PLACE = Place("aws", "111122223333", "eu-central-1")
 RAW: dict[str, Any] = {
@@ -102,7 +102,7 @@ def test_everything_of_an_instance() -> None:
         pytest.param({"Tags": [{"Key": "k" * 9999, "Value": "v" * 9999}]}, "tags", {"k" * 128: "v" * 256}, id="tags-are-long"),
         pytest.param({"ImageId": "x" * 10_000}, "image", "x" * 512, id="long-text"),
         pytest.param({"BlockDeviceMappings": "none"}, "disks", (), id="disks-are-text"),
-        pytest.param({"BlockDeviceMappings": [None, {}, {"Ebs": 1}, {"Ebs": {"VolumeId": 7}}]}, "disks", (), id="disks-are-odd"),
+        pytest.param({"BlockDeviceMappings": [None, {}, {"Ebs": 1}, {"Ebs": {"VolumeId": 7}}]}, "disks", tuple(Disk(PLACE, f"i-1:{at}", "i-1", obstacle="AWS does not say which volume it is") for at in (1, 2, 3)), id="disks-are-odd-and-not-passed-over"),
         pytest.param({"NetworkInterfaces": [1, {"PrivateIpAddresses": [1]}], "PublicIpAddress": 7}, "addresses", ("10.0.0.1",), id="addresses-are-odd"),
         pytest.param({"SecurityGroups": [{"GroupId": None}, 3]}, "security_groups", (), id="groups-are-odd"),
     ],

@@ -200,3 +200,10 @@ def test_no_blocks_at_all() -> None:
     del raw["Blocks"]
     assert parse_page(raw, "Blocks", 0).blocks == []
     assert Tokens(lambda _: raw).token(7) == TOTAL
+
+
+def test_a_page_token_without_end() -> None:
+    """The model says 256 characters; those of 200 idle pages are remembered and sent."""
+    huge = {"BlockSize": 524288, "VolumeSize": 1, "Blocks": [], "NextToken": "x" * 4096}
+    with pytest.raises(CloudError, match="agreed form"):
+        list(pages(lambda _: huge, "Blocks"))
