@@ -77,6 +77,9 @@ class Cloud:
     def owned(self) -> Iterator[Resource]:
         yield from ()
 
+    def leftovers(self, used: Sequence[Snapshot]) -> Iterator[Resource]:
+        yield from ()
+
     def instances(self) -> Iterator[Instance]:
         yield self.instance
 
