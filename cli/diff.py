@@ -121,9 +121,11 @@ class _Table(Silent):
         total = ", ".join(f"{self.count[kind]:,} {kind}" for kind in _SIGNS if self.count[kind])
         if self.count:
             sys.stdout.write("\n")
-        sys.stdout.write(
-            f"{total or 'Nothing differs'}{f'; {len(gaps)} gaps: not all could be compared' if gaps else ''}.\n"
-        )
+        if not gaps:
+            sys.stdout.write(f"{total or 'Nothing differs'}.\n")
+            return
+        many = f"{len(gaps):,} gap{'' if len(gaps) == 1 else 's'}"
+        sys.stdout.write(f"{total or 'Nothing differs in what could be read'}; {many}: not all could be compared.\n")
 
 
 class _Json(Silent):

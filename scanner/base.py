@@ -269,10 +269,13 @@ def _is_of(facts: Message, filesystem: Filesystem) -> bool:
 def same_volumes(old: Reader, new: Reader) -> list[tuple[int, int]]:
     """(number in `old`, number in `new`) of volumes that are the same: by the filesystem's UUID, else by their place.
 
-    -1 stands for a volume that only one of them has. Raises `ConfigError` if they have none in common.
+    -1 stands for a volume that only one of them has. Nothing is compared if one of them has no volume at all: its gaps say
+    why. Raises `ConfigError` if both have volumes, but none in common.
     """
     before = [_dict_in(one) for one in _list_in(old.facts.get("volumes"), MAX_VOLUMES)]
     after = [_dict_in(one) for one in _list_in(new.facts.get("volumes"), MAX_VOLUMES)]
+    if not before or not after:
+        return []
     pairs = []
     for alike in (lambda one: one.get("uuid") or None, lambda one: (one.get("disk"), one.get("start"))):
         for facts in after:
@@ -282,7 +285,7 @@ def same_volumes(old: Reader, new: Reader) -> list[tuple[int, int]]:
                 before.remove(twin)
                 facts["uuid"] = facts["disk"] = None
     if not pairs:
-        raise ConfigError("no volume of the one is also in the other: these are two machines")
+        raise ConfigError("no volume of the one is also in the other: these are two machines; give two states of one")
     paired = {number for _, number in pairs}
     pairs += [(-1, int_in(facts.get("index"))) for facts in after if facts.get("index") not in paired]
     pairs += [(int_in(facts.get("index")), -1) for facts in before]

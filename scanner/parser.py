@@ -451,13 +451,14 @@ class Parser:
     def _diff(self) -> None:
         """What differs between two manifests."""
         old, new = (Reader(FileSource(fd)) for fd in self._shared.manifests)
+        pairs = same_volumes(old, new)  # may refuse, so before anything is said
         self._send({"kind": "working", "volume": 0})
         for name, reader in (("old", old), ("new", new)):
             for gap in gaps_of(reader):
                 self._gap(replace(gap, detail=f"{name}: {gap.detail}"))
         changes: list[bytes] = []
         size = 0
-        for change in diff(old, new, same_volumes(old, new)):
+        for change in diff(old, new, pairs):
             changes.append(dump(change.to_message()))
             size += len(changes[-1])
             if size >= _PIECE_BYTES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -72,6 +73,25 @@ def test_diff_of_what_is_nothing(old: Path, tmp_path: Path) -> None:
     done = kumomori("diff", str(old), str(tmp_path / "none"))
     assert done.returncode == 2
     assert "no such file" in done.stderr
+
+
+def test_diff_of_two_machines(old: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.img"
+    subprocess.run([sys.executable, "-m", "demo.disk", "--clean", str(other)], check=True, capture_output=True)
+    done = kumomori("diff", str(old), str(other))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "two machines" in done.stderr
+
+
+def test_diff_with_a_disk_that_is_not_understood(old: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.img"
+    odd.write_bytes(b"no filesystem" * 1000)
+    for pair in ((old, odd), (odd, old), (odd, odd)):
+        done = kumomori("diff", *map(str, pair))
+        assert done.returncode == 3
+        assert "unrecognised" in done.stdout
+        assert "crashed" not in done.stdout
+        assert "Nothing differs in what could be read; " in done.stdout
 
 
 def test_the_cache_commands(old: Path, tmp_path: Path) -> None:
