@@ -48,6 +48,7 @@ def check(connector: AwsConnector) -> Iterator[Checked]:
     instances = _some(lambda: islice(connector.instances(), MOST_INSTANCES))
     yield _create(connector, instances)
     owned = [one for one in _some(lambda: connector.snapshots("own")) if connector.ours().owns(one)]
+    owned.sort(key=lambda one: bool(one.key))  # the permissions to read show best where no key is in the way
     yield from _ours(connector, owned)
     yield from _keys(connector, instances, owned)
 
@@ -132,11 +133,14 @@ def _keys(connector: AwsConnector, instances: list[Instance], owned: list[Snapsh
         if sample is None:
             yield Checked("kms:Decrypt", None, f"key {key}: there is no snapshot of ours under it to try it on")
             continue
-        last = list(_reads(connector, sample))[-1]
+        reads = list(_reads(connector, sample))
+        # a list may be refused for want of the key, too
+        last = next((one for one in reads if one.permission == "kms:Decrypt"), reads[-1])
         if last.ok or last.permission == "kms:Decrypt":
             yield Checked("kms:Decrypt", last.ok, last.detail or f"key {key}", last.advice)
         else:
-            yield Checked("kms:Decrypt", None, f"key {key}: {last.permission} fails before it")
+            failed = next((f"{one.permission} fails before it" for one in reads if one.ok is False), last.detail)
+            yield Checked("kms:Decrypt", None, f"key {key}: {failed}")
 
 
 def _tried(permission: str, subject: str, call: Callable[[], object]) -> Checked:

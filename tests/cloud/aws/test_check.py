@@ -79,6 +79,18 @@ def test_each_missing_permission_is_named(full: AwsConnector, emulator: Emulated
         assert action in one.detail
 
 
+def test_a_key_that_refuses_does_not_hide_what_can_be_read(full: AwsConnector, ec2: Any, emulator: EmulatedAws) -> None:
+    machine = launch(ec2)
+    (plain,) = [one for one in full.instances() if one.id == machine]
+    emulator.volume(plain.disks[0].id, full.account).write(0, b"x")
+    full.snapshot(plain.disks, token="u")
+    list(full.owned())
+    emulator.deny("kms:Decrypt")
+    found = results(full)
+    assert {name for name, one in found.items() if one.ok is not True} == {"kms:Decrypt"}
+    assert found["kms:Decrypt"].ok is False
+
+
 def test_tags_on_creation(full: AwsConnector, emulator: EmulatedAws) -> None:
     emulator.deny("ec2:CreateTags")
     (denied,) = [one for one in check(full) if one.ok is False]
