@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import groupby
@@ -18,8 +19,8 @@ from cli.aws import DATA, Access, CopyKey, Data, Endpoint, ExternalId, RoleName
 from cli.pipes import reader_may_leave
 from cli.scan import warn
 from cloud.location import Location
-from core.errors import CloudError
-from core.estate import Instance
+from core.errors import CloudError, ConfigError
+from core.estate import Instance, Place
 from core.text import printable
 from infra.aws import policies
 from infra.aws.policies import Setup
@@ -76,12 +77,14 @@ def instances(
     access = Access(role, external_id, endpoint_url)
     rules = Rules(owner_tag=owner_tag)
     missing: list[str] = []
+    entered: list[Place] = []
 
     def found() -> Iterator[Instance]:
         for one in entering.connectors(access, account or (), region or (), "none", rules, organization=organization):
             if isinstance(one, Unreachable):
                 missing.append(f"{one.place}: {one.error}")
                 continue
+            entered.append(one.place)
             try:
                 yield from one.instances()
             except CloudError as error:
@@ -93,6 +96,8 @@ def instances(
                 sys.stdout.write(json.dumps(_as_json(instance)) + "\n")
         else:
             _print_instances(found())
+    if not missing and not entered:
+        missing.append("there is no account or region to look in")
     for line in missing:
         warn(f"not listed: {line}")
     raise Exit(3 if missing else 0)
@@ -132,7 +137,7 @@ def _disk_words(size: int, obstacle: str, key: str) -> str:
     return f"{words} (encrypted)" if key else words
 
 
-@app.command("check")
+@app.command("check", short_help="Try each permission that a scan needs.")
 def check_access(
     location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION", help="Where.", show_default=False)],
     role: RoleName = "",
@@ -156,7 +161,7 @@ def check_access(
     raise Exit(1 if any(one.ok is False for one in found) else 3 if any(one.ok is None for one in found) else 0)
 
 
-def _print_checks(found: Iterable[Checked]) -> None:
+def _print_checks(found: Sequence[Checked]) -> None:
     console = Console(markup=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     for title in ("Permission", "Given", ""):
@@ -166,6 +171,18 @@ def _print_checks(found: Iterable[Checked]) -> None:
     console.print(table)
     for advice in dict.fromkeys(one.advice for one in found if one.advice):
         console.print(printable(advice))
+    console.print(f"\n{_verdict(found)}")
+
+
+def _verdict(found: Sequence[Checked]) -> str:
+    """The result in one sentence."""
+    missing, untried = (sum(one.ok is ok for one in found) for ok in (False, None))
+    left = f", and {untried} could not be tried" if untried else ""
+    if missing:
+        return f"{_many(missing, 'check')} failed{left}."
+    return (
+        f"Nothing is missing, but {untried} could not be tried yet." if untried else "All that a scan needs is there."
+    )
 
 
 class Duty(StrEnum):
@@ -175,7 +192,7 @@ class Duty(StrEnum):
     ORGANIZATION = "organization"
 
 
-@app.command("policy")
+@app.command("policy", short_help="Print the IAM policy that a role needs.")
 def policy(
     duty: Annotated[
         Duty,
@@ -187,13 +204,20 @@ def policy(
     any_snapshot: Annotated[
         bool,
         Option(
-            "--any-snapshot", help="Also read snapshots that Kumomori did not make (`scan snapshot`, `ls`, `diff`)."
+            "--any-snapshot",
+            help="Also read snapshots that Kumomori did not make (`scan snapshot`, `ls`, `cat`, `diff`).",
         ),
     ] = False,
     reader_account: Annotated[
-        str, Option(help="The account that reads, if snapshots are lent to it.", show_default=False)
+        str, Option(help="The account that reads with --lend: adds what lending needs.", show_default=False)
     ] = "",
-    copy_key: CopyKey = "",
+    copy_key: Annotated[
+        str,
+        Option(
+            help="With --reader-account: key for copies of snapshots under AWS's own key, as an ARN.",
+            show_default=False,
+        ),
+    ] = "",
     key: Annotated[
         list[str] | None,
         Option(help="Key that disks may be encrypted with, as an ARN. Repeatable. [default: any]", show_default=False),
@@ -205,6 +229,13 @@ def policy(
 
     Exits 0: it was printed; 2: it could not start.
     """
+    if reader_account and not re.fullmatch(r"[0-9]{12}", reader_account):
+        raise ConfigError(f"{printable(reader_account)}: is no account of AWS; --reader-account takes its 12 digits")
+    for one in (*(key or ()), *([copy_key] if copy_key else ())):
+        if not one.startswith("arn:"):
+            raise ConfigError(f"{printable(one)}: is no ARN; a policy names keys like arn:aws:kms:REGION:ACCOUNT:key/…")
+    if copy_key and not reader_account:
+        raise ConfigError("--copy-key goes with --reader-account")
     with FileLedger(data) as ledger:
         setup = Setup(
             ledger.installation,
@@ -223,7 +254,7 @@ def policy(
         sys.stdout.write(json.dumps(made[duty](), indent=2) + "\n")
 
 
-@app.command("sweep")
+@app.command("sweep", short_help="Delete what scans that died left in a cloud.")
 def sweep_place(
     location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION", help="Where.", show_default=False)],
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be deleted.")] = False,
@@ -242,20 +273,34 @@ def sweep_place(
     place = Location.parse(location).place
     with FileLedger(data) as ledger:
         connector = entering.connector(Access(role, external_id, endpoint_url), place, ledger.installation)
+        staying = ledger.entries(place, kept=True)
         if kept and not dry_run:
             ledger.unkeep(place)
-        failed = swept(ledger, connector, dry_run=dry_run)
+        found, failed = swept(ledger, connector, dry_run=dry_run)
+    if kept and dry_run:
+        for one in staying:
+            warn(f"{one.kind} {one.id}: would be deleted (kept)")
+        found += len(staying)
+    elif staying and not kept:
+        warn(f"{place}: {_many(len(staying), 'kept snapshot')} left alone: --kept deletes, --kept --dry-run lists")
+    if not found:
+        warn(f"{place}: nothing to delete")
     raise Exit(3 if failed else 0)
 
 
-def swept(ledger: FileLedger, connector: AwsConnector, *, dry_run: bool = False) -> int:
-    """How many could not be deleted; each is named."""
-    failed = 0
+def swept(ledger: FileLedger, connector: AwsConnector, *, dry_run: bool = False) -> tuple[int, int]:
+    """How many were found, and of them how many could not be deleted; each is named."""
+    total = failed = 0
     for resource, error in sweep(ledger, connector, connector.place, dry_run=dry_run):
+        total += bool(resource.id) or error is not None
         name = f"{resource.kind} {resource.id or 'of ' + resource.of}"
         if error is not None:
             failed += 1
             warn(f"{name}: not deleted: {error}")
         elif resource.id:
             warn(f"{name}: {'would be deleted' if dry_run else 'deleted'}")
-    return failed
+    return total, failed
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

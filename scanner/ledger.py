@@ -149,10 +149,13 @@ class FileLedger:
 
     # what is in it
 
-    def entries(self, place: Place | None = None) -> list[Resource]:
-        """All that is written down, of one place if given; without what was kept on purpose."""
+    def entries(self, place: Place | None = None, *, kept: bool = False) -> list[Resource]:
+        """All that is written down, of one place if given; without what was kept on purpose, or just that."""
         with self._read() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM resource WHERE NOT kept ORDER BY number").fetchall()  # noqa: S608
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM resource WHERE kept = ? ORDER BY number",  # noqa: S608  names of ours
+                (int(kept),),
+            ).fetchall()
         found = [_resource(row) for row in rows]
         return [one for one in found if place is None or one.place == place]
 

@@ -166,6 +166,9 @@ def test_only_what_changed_since_a_snapshot_that_was_kept(kumomori: Kumomori, es
     assert len(left(estate)) == len(base)
     assert kumomori("cloud", "sweep", PLACE, *ROLE).code == 0
     assert len(left(estate)) == len(base), "it was kept on purpose"
+    dry = kumomori("cloud", "sweep", PLACE, *ROLE, "--kept", "--dry-run")
+    assert all(one.rpartition("/")[2] in dry.err.decode() for one in base)
+    assert len(left(estate)) == len(base), "it was only said"
     assert kumomori("cloud", "sweep", PLACE, *ROLE, "--kept").code == 0
     assert left(estate) == []
 
