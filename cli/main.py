@@ -22,15 +22,18 @@ app = Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-scan.app.command("snapshot")(snapshots.snapshot)
-scan.app.command("instance")(snapshots.instance)
+scan.app.command("snapshot", short_help="Scan snapshots of one machine's disks.")(snapshots.snapshot)
+scan.app.command("instance", short_help="Snapshot all disks of a machine, scan and delete them.")(snapshots.instance)
 app.add_typer(scan.app, name="scan")
 app.add_typer(cache.app, name="cache")
 app.add_typer(estate.app, name="cloud")
-app.command("instances")(estate.instances)
-app.command("diff")(diff.diff)
-app.command("ls")(listing.ls)
-app.command("cat")(listing.cat)
+app.command("instances", short_help="List every instance of a cloud with its disks.")(estate.instances)
+app.command("diff", short_help="Compare two states of one machine, file by file.")(diff.diff)
+app.command("ls", short_help="List every file of the disks of one machine.")(listing.ls)
+app.command("cat", short_help="Write one file of a disk to the standard output.")(listing.cat)
+
+
+STOPPED = 130  # what the command line library makes of Ctrl-C
 
 
 def _version(wanted: bool) -> None:
@@ -60,4 +63,8 @@ def main() -> None:
         os._exit(2)  # what is left in the buffers cannot be written either
     except KeyboardInterrupt:
         sys.stderr.write("kumomori: stopped\n")
-        sys.exit(130)
+        sys.exit(STOPPED)
+    except SystemExit as end:
+        if end.code == STOPPED:
+            sys.stderr.write("kumomori: stopped\n")
+        raise

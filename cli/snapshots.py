@@ -107,6 +107,9 @@ def snapshot(
     _check_base(base, since, full)
     check_targets(output, manifest, [*(rules or ()), *([base] if base else ())])
     places = [Location.parse(one, "snap-") for one in locations]
+    for one in places:
+        if places.count(one) > 1:
+            raise ConfigError(f"{one}: given twice; name each disk of the machine once")
     place = _one_place(places)
     with FileLedger(data) as ledger:
         connector = entering.connector(
@@ -174,6 +177,8 @@ def instance(
     _check_base(base, since, full)
     check_targets(output, manifest, [*(rules or ()), *([base] if base else ())])
     where = Location.parse(location, "i-")
+    for one in since or ():
+        Location.parse(one, "snap-")
     with FileLedger(data) as ledger:
         connector = entering.connector(
             Access(role, external_id, endpoint_url, lend, copy_key), where.place, ledger.installation
@@ -201,7 +206,15 @@ def instance(
         )
         options = SnapshotOptions(scan, _snapshots(connector, since or ()), keep, snapshot_timeout_seconds)
         with progress_on_stderr("Scanning") as listener:
-            report, used = scan_instance(connector, machine, options, ledger, listener=listener, warn=warn)
+            report, used = scan_instance(
+                connector,
+                machine,
+                options,
+                ledger,
+                listener=listener,
+                warn=warn,
+                tell=lambda text: warn(f"{where}: {text}"),
+            )
     warn(f"{where}: {entering.price_after(connector)}")
     if keep:
         warn(f"{where}: kept {' '.join(str(one) for one in used if one.id)}")

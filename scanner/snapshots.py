@@ -153,7 +153,7 @@ def scan_instance(
     if not disks:
         raise ConfigError(f"{instance}: has no disk to scan")
     with ledger.scan(token), _snapshots(connector, disks, token, options, ledger, warn) as made:
-        tell(f"waiting for {len(made)} snapshots")
+        tell(f"waiting for {len(made)} snapshot{'' if len(made) == 1 else 's'}")
         ready = [_settled(connector, one, options.ready_seconds) for one in made]
         tell("reading")
         report = scan_snapshots(connector, ready, options, ledger, listener=listener, warn=warn)
