@@ -35,7 +35,7 @@ def _warn(text: str) -> None:
     sys.stderr.write(f"kumomori: {printable(text)}\n")
 
 
-@app.command()
+@app.command(short_help="What the folder holds.")
 def show(
     folder: Folder,
     output_format: Annotated[CacheFormat, Option("--format", help="What to print.")] = CacheFormat.TABLE,
@@ -58,15 +58,15 @@ def show(
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    sys.stdout.write(f"{stats.verdicts:,} verdicts in {stats.bytes / (1 << 20):.1f} MiB\n")
-    sys.stdout.write(f"{stats.generations:,} generations of rules, {stats.scans:,} scans\n")
+    sys.stdout.write(f"{_many(stats.verdicts, 'verdict')} in {stats.bytes / (1 << 20):.1f} MiB\n")
+    sys.stdout.write(f"{_many(stats.generations, 'generation')} of rules, {_many(stats.scans, 'scan')}\n")
     if oldest:
         sys.stdout.write(f"first scan {oldest}, last scan {newest}\n\n")
     for name, count in stats.machines:
         sys.stdout.write(f"{count:>12,}  {printable(name)}\n")
 
 
-@app.command()
+@app.command(short_help="Forget verdicts that are not to be trusted any more.")
 def revoke(
     folder: Folder,
     machine: Annotated[str | None, Option(help="Of this machine (see `show`).", show_default=False)] = None,
@@ -88,10 +88,10 @@ def revoke(
         raise ConfigError("say whose verdicts to take back: --machine, --scan, --since or --until")
     with _opened(folder) as cache:
         gone = cache.revoke(machine=machine, scan=scan, since=_time(since), until=_time(until))
-    sys.stdout.write(f"{gone:,} verdicts revoked.\n")
+    sys.stdout.write(f"{_many(gone, 'verdict')} revoked.\n")
 
 
-@app.command()
+@app.command(short_help="Forget the verdicts not used for the longest time.")
 def trim(
     folder: Folder,
     most_bytes: Annotated[int, Option(min=0, help="How much the verdicts may take.", show_default=False)],
@@ -99,7 +99,11 @@ def trim(
     """Forget the verdicts that were not used for the longest time."""
     with _opened(folder) as cache:
         gone = cache.trim(most_bytes)
-    sys.stdout.write(f"{gone:,} verdicts forgotten.\n")
+    sys.stdout.write(f"{_many(gone, 'verdict')} forgotten.\n")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _time(text: str | None) -> datetime | None:

@@ -25,7 +25,7 @@ _FAR: Final = tuple(f"{cloud}://" for cloud in CLOUDS)
 LookDisks = Annotated[
     list[str],
     Argument(
-        metavar="DISK...",
+        metavar="DISK",
         help="Disk images (raw, qcow2), block devices or snapshots (aws://ACCOUNT/REGION/snap-...) of ONE machine.",
         show_default=False,
     ),

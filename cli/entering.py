@@ -104,4 +104,8 @@ def price_after(connector: AwsConnector) -> str:
     """One line: the calls that were made through this connector, and what they cost."""
     quotas = connector.quotas
     calls = Calls(list_snapshot_blocks=quotas.lists.taken, get_snapshot_block=quotas.blocks.taken)
-    return f"{quotas.blocks.taken:,} blocks read and {quotas.lists.taken:,} lists, ${calls.dollars(Prices()):.6f} for requests"
+    blocks, lists = quotas.blocks.taken, quotas.lists.taken
+    return (
+        f"{blocks:,} block{'' if blocks == 1 else 's'} read and {lists:,} list{'' if lists == 1 else 's'}, "
+        f"${calls.dollars(Prices()):.6f} for requests"
+    )

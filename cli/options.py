@@ -18,7 +18,7 @@ _MOST_MEMORY_BYTES = 1 << 50
 
 Disks = Annotated[
     list[Path],
-    Argument(metavar="DISK...", help="Disk images (raw, qcow2) or block devices of ONE machine.", show_default=False),
+    Argument(metavar="DISK", help="Disk images (raw, qcow2) or block devices of ONE machine.", show_default=False),
 ]
 Jobs = Annotated[
     int | None,

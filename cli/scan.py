@@ -50,7 +50,7 @@ def _scan() -> None:
     """Look at a machine's disks and report what is wrong in them."""
 
 
-@app.command("image")
+@app.command("image", short_help="Scan disk images or block devices of one machine.")
 def scan_image(
     disks: Disks,
     output_format: Format = OutputFormat.TABLE,
@@ -100,6 +100,9 @@ def scan_image(
     Exits 0: clean, and all of it was looked at (or only accepted gaps); 1: findings; 3: no findings, but gaps;
     2: it could not start.
     """
+    for disk in disks:
+        if str(disk).startswith("aws:/"):
+            raise ConfigError(f"{printable(str(disk))}: is in a cloud; use `kumomori scan snapshot` or `scan instance`")
     if base is None and (changed or base_image or full):
         raise ConfigError("--changed, --base-image and --full say how to use a base: give its manifest with --base")
     if base is not None and bool(changed) == bool(base_image):

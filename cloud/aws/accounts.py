@@ -209,7 +209,7 @@ def places(
             if region in enabled:
                 yield place, session
             else:
-                yield Unreachable(place, CloudError(f"{place}: the region is not enabled for this account"))
+                yield Unreachable(place, CloudError("the region is not enabled for this account"))
 
 
 def _dicts(answer: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

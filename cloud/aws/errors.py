@@ -101,7 +101,9 @@ def translated_errors(permission: str, subject: str) -> Iterator[None]:
     except ClientError as error:
         raise translated(error, permission, subject) from None
     except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
-        raise ConfigError(f"AWS: {clean(str(error))}: set AWS_PROFILE or the usual variables, or name a role") from None
+        raise ConfigError(
+            f"AWS: {clean(str(error))}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from None
     except (BotoConnectionError, HTTPClientError) as error:
         raise CloudError(f"{subject}: AWS did not answer {permission}: {clean(str(error))}") from None
     except (BotoCoreError, ResponseParserError, *_NO_SENSE) as error:

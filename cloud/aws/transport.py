@@ -142,7 +142,9 @@ class Transport:
             found = self._session.get_credentials()
             frozen = found.get_frozen_credentials() if found is not None else None
         if frozen is None or not frozen.access_key or not frozen.secret_key:
-            raise ConfigError("AWS: there are no credentials: set AWS_PROFILE or the usual variables, or name a role")
+            raise ConfigError(
+                "AWS: there are no credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     def close(self) -> None:
