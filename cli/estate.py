@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Exit, Option, Typer
 
-from cli.aws import DATA, Access, CopyKey, Data, Endpoint, ExternalId, RoleName
+from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
 from cli.pipes import reader_may_leave
 from cli.scan import warn
 from cloud.location import Location

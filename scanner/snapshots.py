@@ -119,15 +119,10 @@ def _bounded(extents: Iterator[Extent], size: int) -> Iterator[tuple[int, int]]:
 
 def _earlier(old: Sequence[Snapshot], new: Sequence[Snapshot]) -> list[Snapshot | None]:
     """For each snapshot that is there the earlier one of its disk, else the one in its place. Raises `ConfigError`."""
-    place = {one.disk: at for at, one in enumerate(old) if one.disk}
+    by_disk = {one.disk: one for one in old if one.disk}
     there = [one for one in new if one.id]
-    if all(one.disk in place for one in there):
-        order = [place[one.disk] for one in there]
-        if order != sorted(
-            order
-        ):  # the base knows disks by their place: two that look alike would be taken for each other
-            raise ConfigError("the disks are not in the order of the base; give the snapshots and --since in one order")
-        return [old[place[one.disk]] if one.id else None for one in new]
+    if all(one.disk in by_disk for one in there):
+        return [by_disk[one.disk] if one.id else None for one in new]  # the base knows in which order they were
     if len(there) != len(old):
         raise ConfigError(f"{len(there)} snapshots need as many with --since; {len(old)} were given")
     in_turn = iter(old)

@@ -224,8 +224,8 @@ def test_a_scan_that_keeps_its_snapshots_while_they_are_swept(ledger: FileLedger
     ledger.made(mine)
 
     class Sweeper(FileLedger):
-        def entries(self, place: Place | None = None) -> list[Resource]:
-            found = super().entries(place)
+        def entries(self, place: Place | None = None, *, kept: bool = False) -> list[Resource]:
+            found = super().entries(place, kept=kept)
             if found:
                 ledger.keep(mine)
                 scan.__exit__(None, None, None)

@@ -135,7 +135,8 @@ def test_what_goes_wrong_is_a_gap_or_done_again(
     report = scanned(cloud, ledger)
     assert report.exit_code == code
     assert (code == 0) == (not list(report.gaps))
-    assert (len(cloud.deleted), ledger.entries()) == (1, [])
+    assert len(cloud.deleted) == 1
+    assert not [one for one in ledger.entries() if one.id], "only what may still come to light, after a second call"
 
 
 def test_a_snapshot_that_stays_pending_is_a_gap_of_its_disk_alone(image: Path, ledger: FileLedger) -> None:
@@ -187,6 +188,7 @@ def made(*disks: str) -> list[Snapshot]:
     ("old", "new", "expected"),
     [
         pytest.param(made("a", "b"), made("a", "b"), ["snap-a", "snap-b"], id="same"),
+        pytest.param(made("a", "b"), made("b", "a"), ["snap-b", "snap-a"], id="turned"),
         pytest.param(made("a"), [*made("a"), Snapshot(HERE, "", "local")], ["snap-a", None], id="one-without"),
         pytest.param(made("image"), made("a"), ["snap-image"], id="an-image-for-its-instance"),
     ],
@@ -198,7 +200,6 @@ def test_which_snapshot_was_before(old: list[Snapshot], new: list[Snapshot], exp
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        pytest.param(made("a", "b"), made("b", "a"), id="turned"),
         pytest.param(made("a"), made("a", "b"), id="one-more"),
         pytest.param(made("image"), made("a", "b"), id="too-few"),
     ],
