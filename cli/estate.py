@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
@@ -19,12 +21,12 @@ from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
 from cli.pipes import reader_may_leave
 from cli.scan import warn
 from cloud.location import Location
-from core.errors import CloudError, ConfigError
-from core.estate import Instance, Place
+from core.errors import CloudError, ConfigError, Error
+from core.estate import Instance, Place, Resource
 from core.text import printable
 from infra.aws import policies
 from infra.aws.policies import Setup
-from scanner.ledger import FileLedger, sweep
+from scanner.ledger import FileLedger, sweep, sweep_lost
 
 if TYPE_CHECKING:
     from cloud.aws.check import Checked
@@ -158,6 +160,9 @@ def check_access(
         found = list(check(connector))
     with reader_may_leave():
         _print_checks(found)
+        sys.stdout.write(
+            f"The name that the policies are bound to is that of this installation: {ledger.installation}\n"
+        )
     raise Exit(1 if any(one.ok is False for one in found) else 3 if any(one.ok is None for one in found) else 0)
 
 
@@ -259,6 +264,15 @@ def sweep_place(
     location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION", help="Where.", show_default=False)],
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be deleted.")] = False,
     kept: Annotated[bool, Option("--kept", help="Also what `scan instance --keep` kept there.")] = False,
+    lost: Annotated[
+        list[str] | None,
+        Option(
+            metavar="INSTALLATION",
+            help="Also what an installation left whose --data folder is lost, once it has expired: kept snapshots, too. "
+            "Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     role: RoleName = "",
     external_id: ExternalId = "",
     endpoint_url: Endpoint = "",
@@ -266,17 +280,25 @@ def sweep_place(
 ) -> None:
     """Delete what scans that died left in a cloud; never what another installation or a living scan made.
 
-    Exits 0: nothing is left; 3: something could not be deleted (it is tried again next time); 2: it could not start.
+    What others left there and has expired is named.
+    Exits 0: nothing of ours is left; 3: something could not be deleted (it is tried again next time); 2: it could not start.
     """
     from cli import entering
+    from cloud.aws.tags import plain
 
     place = Location.parse(location).place
+    for name in lost or ():
+        plain("name after --lost", name)
     with FileLedger(data) as ledger:
         connector = entering.connector(Access(role, external_id, endpoint_url), place, ledger.installation)
         staying = ledger.entries(place, kept=True)
         if kept and not dry_run:
             ledger.unkeep(place)
         found, failed = swept(ledger, connector, dry_run=dry_run)
+        for name in set(lost or ()) - {ledger.installation}:
+            of_lost = _said(sweep_lost(replace(connector, installation=name), dry_run=dry_run), dry_run=dry_run)
+            found, failed = found + of_lost[0], failed + of_lost[1]
+        _tell_of_others(connector, lost or ())
     if kept and dry_run:
         for one in staying:
             warn(f"{one.kind} {one.id}: would be deleted (kept)")
@@ -288,10 +310,25 @@ def sweep_place(
     raise Exit(3 if failed else 0)
 
 
+def _tell_of_others(connector: AwsConnector, lost: Sequence[str]) -> None:
+    """Names of installations are made up with their folders: of a lost one nobody would ever sweep anything."""
+    now = datetime.now(UTC)
+    expired = Counter(name for name, one in connector.ours().of_others() if one.expires <= now and name not in lost)
+    for name, count in expired.items():
+        warn(
+            f"{connector.place}: {_many(count, 'snapshot')} of the installation {name} expired; if its --data folder is lost, "
+            f"`kumomori cloud sweep {connector.place} --lost {name}` deletes what did"
+        )
+
+
 def swept(ledger: FileLedger, connector: AwsConnector, *, dry_run: bool = False) -> tuple[int, int]:
     """How many were found, and of them how many could not be deleted; each is named."""
+    return _said(sweep(ledger, connector, connector.place, dry_run=dry_run), dry_run=dry_run)
+
+
+def _said(results: Iterable[tuple[Resource, Error | None]], *, dry_run: bool) -> tuple[int, int]:
     total = failed = 0
-    for resource, error in sweep(ledger, connector, connector.place, dry_run=dry_run):
+    for resource, error in results:
         total += bool(resource.id) or error is not None
         name = f"{resource.kind} {resource.id or 'of ' + resource.of}"
         if error is not None:

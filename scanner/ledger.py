@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from cloud import Connector
-from core.errors import CloudError, ConfigError
+from core.errors import ConfigError, Error
 from core.estate import Place, Resource
 from core.text import printable
 
@@ -245,7 +245,7 @@ def _resource(row: tuple[str, ...]) -> Resource:
 
 def sweep(
     ledger: FileLedger, connector: Connector, place: Place, *, dry_run: bool = False, now: datetime | None = None
-) -> Iterator[tuple[Resource, CloudError | None]]:
+) -> Iterator[tuple[Resource, Error | None]]:
     """Delete what dead scans left in `place`: what the ledger knows of, and what carries our tag and has expired.
 
     Yields each resource, with the error if it could not be deleted (it is then tried again next time). Raises `CloudError`
@@ -271,10 +271,25 @@ def sweep(
             continue
         try:
             connector.delete(one)
-        except CloudError as error:
+        except Error as error:
             yield one, error
             continue
         if one.id or ledger.age_seconds(one, now) > LISTED_SECONDS:
             ledger.gone(one)
             ledger.forget_lock(one.token)
         yield one, None
+
+
+def sweep_lost(
+    connector: Connector, *, dry_run: bool = False, now: datetime | None = None
+) -> Iterator[tuple[Resource, Error | None]]:
+    """As `sweep`, for the installation of `connector` whose ledger is lost: only what has expired. Raises `CloudError`."""
+    now = now or datetime.now(UTC)
+    for one in [one for one in connector.owned() if one.expires <= now]:
+        try:
+            if not dry_run:
+                connector.delete(one)
+        except Error as error:
+            yield one, error
+        else:
+            yield one, None

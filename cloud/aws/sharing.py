@@ -8,6 +8,7 @@ Source: EBS User Guide, "Share an Amazon EBS snapshot"; EC2 API reference, Modif
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ def _shared(ours: Ours, scanner: ScannerAccount, snapshot: Snapshot) -> Iterator
                 UserIds=[scanner.account],
             )
 
-    modify("add")
     try:
+        modify("add")
         yield
     finally:
         with suppress(CloudError):  # it is ours: what stays shared goes with the snapshot, which the sweeper deletes
@@ -90,7 +91,8 @@ def _shared(ours: Ours, scanner: ScannerAccount, snapshot: Snapshot) -> Iterator
 
 @contextmanager
 def _copied(ours: Ours, scanner: ScannerAccount, snapshot: Snapshot, key: str, ledger: Ledger) -> Iterator[Snapshot]:
-    token = snapshot.token or f"copy-{snapshot.id}"
+    # tags of what is not ours are anybody's words; and of one copy for two readers the first to end would take it away
+    token = snapshot.token if ours.owns(snapshot) else f"copy-{uuid.uuid4()}"
     ledger.intend(ours.intention(token, snapshot.id))
     found = ours.find(token, of=snapshot.id) or ours.make(
         lambda: ours.copy(snapshot, token, key), token, (), of=snapshot.id

@@ -151,6 +151,13 @@ class Ours:
             if self.owns(snapshot):
                 yield self.resource(snapshot)
 
+    def of_others(self) -> Iterator[tuple[str, Resource]]:
+        """What other installations made here, each with its name; only what their marks prove to be theirs."""
+        for snapshot in list_snapshots(self.ec2, self.place, filters=[{"Name": "tag-key", "Values": [INSTALLATION]}]):
+            name = snapshot.tags.get(INSTALLATION, "")
+            if name != self.installation and replace(self, installation=name).owns(snapshot):
+                yield name, self.resource(snapshot)
+
     def owns(self, snapshot: Snapshot, token: str | None = None) -> bool:
         """Whether we made it, with `token` (else the one in its tags): by its tag, and by its description, see `mark`."""
         made = mark(self.installation, snapshot.token if token is None else token)

@@ -102,6 +102,8 @@ def test_an_account_that_cannot_be_entered_is_named_and_the_others_go_on(kumomor
 def test_check_says_what_is_missing(kumomori: Kumomori, estate: Estate) -> None:
     before = kumomori("cloud", "check", PLACE, *ROLE)
     assert before.code == 3, "without a snapshot of ours not all can be tried"
+    with FileLedger(Path(os.environ["KUMOMORI_DATA"])) as ledger:
+        assert ledger.installation in before.out.decode(), "the policies need it"
     estate.aws.deny("ec2:CreateSnapshots", principal="KumomoriScanner")
     denied = kumomori("cloud", "check", PLACE, *ROLE)
     assert denied.code == 1
@@ -413,3 +415,36 @@ def test_a_backup_that_somebody_tagged_as_ours_is_never_swept(kumomori: Kumomori
         assert left(estate) == [backup]
     finally:
         ec2.delete_snapshot(SnapshotId=backup)
+
+
+def test_what_an_installation_left_whose_data_folder_is_lost(
+    kumomori: Kumomori, estate: Estate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Names are made up, so nobody else would ever sweep it; it is told, and deleted once its name is given."""
+    ec2 = estate.aws.client("ec2")
+    kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--keep")
+    (made,) = left(estate)
+    with FileLedger(Path(os.environ["KUMOMORI_DATA"])) as ledger:
+        lost = ledger.installation
+    monkeypatch.setenv("KUMOMORI_DATA", str(tmp_path / "another"))
+    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--lost", lost).err == b"", "it has not expired"
+    ec2.create_tags(Resources=[made], Tags=[{"Key": "kumomori:expires", "Value": "2020-01-01"}])
+    told = kumomori("cloud", "sweep", PLACE, *ROLE)
+    assert (told.code, left(estate)) == (0, [made])
+    assert f"--lost {lost}" in told.err.decode()
+    assert b"would be deleted" in kumomori("cloud", "sweep", PLACE, *ROLE, "--lost", lost, "--dry-run").err
+    assert left(estate) == [made]
+    swept = kumomori("cloud", "sweep", PLACE, *ROLE, "--lost", lost)
+    assert (swept.code, left(estate)) == (0, [])
+    assert b"--lost" not in swept.err
+    assert "--lost" in kumomori("cloud", "sweep", PLACE, *ROLE, "--lost", "*").refused()
+
+
+def test_a_dry_run_also_tells_what_was_kept(kumomori: Kumomori, estate: Estate) -> None:
+    kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--keep")
+    (made,) = left(estate)
+    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--dry-run").err == b""
+    assert made.encode() in kumomori("cloud", "sweep", PLACE, *ROLE, "--dry-run", "--kept").err
+    assert left(estate) == [made]
+    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--kept").code == 0
+    assert left(estate) == []

@@ -259,6 +259,21 @@ def test_a_token_that_somebody_wrote_is_no_path(ledger: FileLedger, tmp_path: Pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_entry_that_the_connector_does_not_take_holds_up_no_other(ledger: FileLedger) -> None:
+    class Picky(Cloud):
+        def delete(self, one: Resource) -> None:
+            if one.token == "*":
+                raise ConfigError("the token may not have wildcards")
+            super().delete(one)
+
+    cloud = Picky()
+    for token in ("*", "scan-2"):
+        ledger.intend(resource(token))
+        ledger.made(resource(token, f"snap-{token}"))
+        cloud.there.append(resource(token, f"snap-{token}"))
+    assert swept(ledger, cloud) == [("snap-*", False), ("snap-scan-2", True)]
+
+
 def fill_up(ledger: FileLedger) -> int:
     """No page more fits in; how many fitted before."""
     (most,) = ledger._connection.execute("PRAGMA max_page_count").fetchone()

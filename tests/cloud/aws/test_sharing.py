@@ -277,3 +277,39 @@ def test_by_the_policies(estate: Estate, sessions: Callable[[str], Sessions], de
     assert ("made" in ledger.words) == default_key
     assert not ledger.existing
     assert [one.id for one in connector.owned()] == [snapshot.id]
+
+
+def test_a_share_whose_answer_was_lost_is_taken_back(estate: Estate) -> None:
+    """It happened, nobody heard of it: a snapshot that is kept would stay shared."""
+    snapshot = estate.snapshot()
+    real = estate.connector.ec2.modify_snapshot_attribute
+
+    def lost(**given: Any) -> Any:
+        real(**given)
+        if given["OperationType"] == "add":
+            fails("InternalError")()
+
+    connector = replace(estate.connector, ec2=over(estate.connector.ec2, modify_snapshot_attribute=lost))
+    with pytest.raises(CloudError), connector.open(snapshot, MemoryLedger()):
+        pass
+    assert estate.shared_with(snapshot.id) == set()
+
+
+@pytest.mark.parametrize("token", ["*", "a b", "t-1", ""])
+def test_a_token_that_somebody_wrote_on_a_foreign_snapshot_is_not_taken(estate: Estate, token: str) -> None:
+    """It could be that of a living scan, or one that no filter may hold."""
+    volume = estate.ec2.create_volume(Size=1, AvailabilityZone="eu-central-1a")["VolumeId"]
+    foreign = estate.ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    tags = {"kumomori:installation": INSTALLATION, "kumomori:token": token}
+    estate.ec2.create_tags(Resources=[foreign], Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+    snapshot = estate.connector.refresh(Snapshot(estate.connector.place, foreign))
+    connector = with_copy_key(estate, estate.key(shared=True))
+    ledgers = [MemoryLedger(), MemoryLedger()]
+    with connector.open(snapshot, ledgers[0]):
+        with connector.open(snapshot, ledgers[1]) as source:
+            assert source.size == 1 << 30
+        (copy,) = ledgers[0].existing.values()
+        assert copy.token.startswith("copy-")
+        assert estate.shared_with(foreign) == set()
+        assert connector.refresh(Snapshot(connector.place, copy.id)).state is SnapshotState.READY, "it is still used"
+    assert not list(connector.owned())
