@@ -147,6 +147,8 @@ def scan_instance(
     disks = sorted(instance.disks, key=lambda disk: (not disk.boot, disk.device, disk.id))  # the same order each time
     if not disks:
         raise ConfigError(f"{instance}: has no disk to scan")
+    if options.since:  # before anything is made
+        _earlier(options.since, [Snapshot(one.place, "" if one.obstacle else one.id, one.id) for one in disks])
     with ledger.scan(token), _snapshots(connector, disks, token, options, ledger, warn) as made:
         tell(f"waiting for {len(made)} snapshot{'' if len(made) == 1 else 's'}")
         ready = [_settled(connector, one, options.ready_seconds) for one in made]

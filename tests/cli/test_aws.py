@@ -282,6 +282,26 @@ def test_a_region_that_is_not_enabled(kumomori: Kumomori, estate: Estate) -> Non
     assert b"web-1" in found.out
 
 
+@pytest.mark.parametrize("words", [("cloud", "check"), ("cloud", "sweep")])
+def test_a_region_that_there_is_not(kumomori: Kumomori, estate: Estate, words: tuple[str, ...]) -> None:
+    assert "not enabled" in kumomori(*words, f"aws://{ACCOUNT}/xx-west-9", *ROLE).refused()
+
+
+def test_too_few_earlier_snapshots_are_noticed_before_anything_is_made(
+    kumomori: Kumomori, estate: Estate, tmp_path: Path
+) -> None:
+    ec2 = estate.aws.client("ec2")
+    before = ec2.create_snapshot(VolumeId=estate["web-1"].boot)["SnapshotId"]
+    (tmp_path / "base").write_bytes(b"no manifest, but it is not looked at before")
+    estate.aws.log.clear()
+    words = ("--base", tmp_path / "base", "--since", f"{PLACE}/{before}")
+    found = kumomori("scan", "instance", location(estate, "shop-1"), *ROLE, *words)
+    assert found.code == 2
+    assert b"as many with --since" in found.err
+    assert not estate.aws.log.count("ec2:CreateSnapshots")
+    ec2.delete_snapshot(SnapshotId=before)
+
+
 def test_a_machine_that_is_left_out(kumomori: Kumomori, estate: Estate) -> None:
     ec2 = estate.aws.client("ec2")
     instance = estate["web-1"].instance
@@ -427,7 +447,8 @@ def test_what_an_installation_left_whose_data_folder_is_lost(
     with FileLedger(Path(os.environ["KUMOMORI_DATA"])) as ledger:
         lost = ledger.installation
     monkeypatch.setenv("KUMOMORI_DATA", str(tmp_path / "another"))
-    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--lost", lost).err == b"", "it has not expired"
+    assert b"nothing to delete" in kumomori("cloud", "sweep", PLACE, *ROLE, "--lost", lost).err
+    assert left(estate) == [made], "it has not expired"
     ec2.create_tags(Resources=[made], Tags=[{"Key": "kumomori:expires", "Value": "2020-01-01"}])
     told = kumomori("cloud", "sweep", PLACE, *ROLE)
     assert (told.code, left(estate)) == (0, [made])
@@ -443,7 +464,7 @@ def test_what_an_installation_left_whose_data_folder_is_lost(
 def test_a_dry_run_also_tells_what_was_kept(kumomori: Kumomori, estate: Estate) -> None:
     kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--keep")
     (made,) = left(estate)
-    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--dry-run").err == b""
+    assert b"1 kept snapshot left alone" in kumomori("cloud", "sweep", PLACE, *ROLE, "--dry-run").err
     assert made.encode() in kumomori("cloud", "sweep", PLACE, *ROLE, "--dry-run", "--kept").err
     assert left(estate) == [made]
     assert kumomori("cloud", "sweep", PLACE, *ROLE, "--kept").code == 0
