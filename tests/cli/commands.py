@@ -82,7 +82,8 @@ def command(*arguments: str | Path | bytes, timeout: float = 60, **others: Any) 
 @contextmanager
 def started(*arguments: str | Path, **others: Any) -> Iterator[subprocess.Popen[bytes]]:
     """As a process that is still running; it is dead afterwards."""
-    with subprocess.Popen([KUMOMORI, *arguments], **others) as process:
+    as_from_a_terminal = ("env", "--default-signal=INT,HUP")  # whatever runs the tests may have had them ignored
+    with subprocess.Popen([*as_from_a_terminal, KUMOMORI, *arguments], **others) as process:
         try:
             yield process
         finally:
