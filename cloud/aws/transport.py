@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import threading
+import time
 import weakref
 from dataclasses import dataclass
 from types import TracebackType
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 10.0
 _MOST_JSON_BYTES: Final = 8 << 20  # a page of 10,000 blocks has about 2 MB
+_LIST_READS: Final = 4  # a whole listing may take as long as so many reads
+_PIECE_BYTES: Final = 1 << 18
 _MOST_ERROR_BYTES: Final = 64 << 10
 _SERVICE: Final = "ebs"
 
@@ -103,7 +106,7 @@ class Transport:
 
     def _json(self, operation: str, path: str, query: dict[str, str]) -> dict[str, Any]:
         with self._sent(operation, path, query) as response:
-            raw = _body(response, _MOST_JSON_BYTES)
+            raw = _list_body(response, _MOST_JSON_BYTES, _LIST_READS * self._read_seconds)
         try:
             value = json.loads(raw)
         except (ValueError, RecursionError) as error:
@@ -194,6 +197,25 @@ def _body(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
     if declared.isdecimal() and int(declared) != len(data):
         raise Broken(f"an answer of {declared} bytes that ends after {len(data)}")
     return data
+
+
+def _list_body(response: urllib3.BaseHTTPResponse, most: int, seconds: float) -> bytes:
+    """As `_body`, all of it within `seconds`: nobody else watches over a listing, and each byte alone may come in time."""
+    ends = time.monotonic() + seconds
+    data = bytearray()
+    try:
+        while more := response.read1(_PIECE_BYTES):
+            data += more
+            if len(data) > most:
+                raise Broken(f"an answer of more than {most} bytes")
+            if time.monotonic() > ends:
+                raise Broken(f"an answer that did not come to its end in {seconds:g} s")
+    except (HTTPError, OSError, ValueError) as error:
+        raise Broken(_said(error)) from error
+    declared = response.headers.get("Content-Length", "")
+    if declared.isdecimal() and int(declared) != len(data):
+        raise Broken(f"an answer of {declared} bytes that ends after {len(data)}")
+    return bytes(data)
 
 
 def _refusal(response: urllib3.BaseHTTPResponse, operation: str) -> ClientError:

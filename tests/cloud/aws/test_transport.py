@@ -217,3 +217,30 @@ def test_a_certificate_that_nobody_signed(tmp_path: Any) -> None:
             assert known.list_blocks(SNAPSHOT, {}) == {}
         server.shutdown(socket.SHUT_RDWR)
         thread.join(5)
+
+
+def test_a_list_that_trickles_does_not_hold_us_up() -> None:
+    """Each byte comes in time; all of them never would."""
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{")
+                for _ in range(200):  # 10 s at most
+                    if stop.wait(0.05):
+                        return
+                    try:
+                        connection.sendall(b" ")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with transport(f"http://127.0.0.1:{server.getsockname()[1]}", read_seconds=0.3) as made:
+            with pytest.raises(Broken, match="did not come to its end"):
+                made.list_blocks(SNAPSHOT, {})
+        stop.set()
+        thread.join(5)
