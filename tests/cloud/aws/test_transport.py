@@ -239,8 +239,10 @@ def test_a_list_that_trickles_does_not_hold_us_up() -> None:
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        with transport(f"http://127.0.0.1:{server.getsockname()[1]}", read_seconds=0.3) as made:
-            with pytest.raises(Broken, match="did not come to its end"):
-                made.list_blocks(SNAPSHOT, {})
+        with (
+            transport(f"http://127.0.0.1:{server.getsockname()[1]}", read_seconds=0.3) as made,
+            pytest.raises(Broken, match="did not come to its end"),
+        ):
+            made.list_blocks(SNAPSHOT, {})
         stop.set()
         thread.join(5)
