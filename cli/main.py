@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Exit, Option, Typer
 
-from cli import cache, diff, estate, listing, scan, snapshots
+from cli import cache, diff, estate, listing, policy, scan, snapshots
 from cli.pipes import prepare_standard_streams
 from core.errors import Error
 from core.text import printable
@@ -27,6 +27,7 @@ scan.app.command("instance", short_help="Snapshot all disks of a machine, scan a
 app.add_typer(scan.app, name="scan")
 app.add_typer(cache.app, name="cache")
 app.add_typer(estate.app, name="cloud")
+app.add_typer(policy.app, name="policy")
 app.command("instances", short_help="List every instance of a cloud with its disks.")(estate.instances)
 app.command("diff", short_help="Compare two states of one machine, file by file.")(diff.diff)
 app.command("ls", short_help="List every file of the disks of one machine.")(listing.ls)

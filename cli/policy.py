@@ -1,0 +1,280 @@
+"""`kumomori policy`: check policies, say what holds for an instance and why, and what a change would change for whom."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Exit, Option, Typer
+
+from cli.pipes import reader_may_leave
+from core.errors import ConfigError
+from core.text import printable
+
+if TYPE_CHECKING:
+    from policy.compare import Change, Report
+    from policy.resolve import Effective, Resolved, Unresolved
+
+app = Typer(
+    no_args_is_help=True, help="Policies: what is protected, and how. Check, explain, compare.", rich_markup_mode=None
+)
+
+
+class PolicyFormat(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+Folder = Annotated[
+    Path, Argument(metavar="DIR", help="Folder of policies (.yaml, .yml, .json), or one file.", show_default=False)
+]
+Format = Annotated[PolicyFormat, Option("--format", help="What to print.")]
+At = Annotated[
+    str | None,
+    Option(
+        "--at", help="As if it were then: 2027-01-31T12:00, UTC unless it says so. [default: now]", show_default=False
+    ),
+]
+_ESTATE_HELP = "File of instances, as `kumomori instances --format jsonl` prints them."
+
+
+@app.callback()
+def _policy() -> None:
+    """Policies: what is protected, and how. Check, explain, compare."""
+
+
+@app.command()
+def validate(
+    folder: Folder,
+    estate: Annotated[Path | None, Option(help=_ESTATE_HELP, show_default=False)] = None,
+    at: At = None,
+    output_format: Format = PolicyFormat.TABLE,
+) -> None:
+    """Check policies before anything is applied: each problem with its document, line, column and the nearest spelling.
+
+    With --estate also how many instances each policy and profile selects; those that no policy selects, or that two do.
+    Exits 0: all is well; 1: they are refused; 3: they can be applied, but a selector selects nothing or everything, or an
+    instance has no policy; 2: it could not start.
+    """
+    from policy.compare import survey
+    from policy.document import Refused
+    from policy.estate import read_estate
+    from policy.tree import load
+
+    try:
+        tree = load(folder)
+    except Refused as error:
+        with reader_may_leave():
+            _print_problems(error, output_format)
+        raise Exit(1) from None
+    report = survey(tree, read_estate(estate) if estate else (), _moment(at))
+    with reader_may_leave():
+        if output_format is PolicyFormat.JSON:
+            _print_json(report.as_json(estate=estate is not None))
+        else:
+            _print_report(report, estate is not None)
+    raise Exit(1 if report.ambiguous else 3 if report.notes else 0)
+
+
+def _print_problems(error: Any, output_format: PolicyFormat) -> None:
+    if output_format is PolicyFormat.TABLE:
+        for problem in error.problems:
+            sys.stdout.write(f"{printable(str(problem))}\n")
+        count = len(error.problems)
+        sys.stdout.write(f"\n{count} problem{'' if count == 1 else 's'}; nothing of it can be applied.\n")
+        return
+    rows = [
+        {"document": one.at.document, "line": one.at.line, "column": one.at.column, "problem": one.text}
+        for one in error.problems
+    ]
+    _print_json({"valid": False, "problems": rows})
+
+
+def _print_report(report: Report, with_estate: bool) -> None:
+    console = Console(markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    titles = ("Policy", "Inherits from", *(("Selects", "Holds for") if with_estate else ()), "Stands in")
+    for title in titles:
+        table.add_column(title, overflow="fold", justify="right" if title in {"Selects", "Holds for"} else "left")
+    for row in report.rows:
+        counts = (f"{row.selects:,}", f"{row.holds:,}") if with_estate else ()
+        table.add_row(*(printable(word) for word in (row.title, row.parent, *counts, str(row.at))))
+    console.print(table)
+    for line in (*report.ambiguous, *report.notes):
+        sys.stdout.write(f"{printable(line)}\n")
+    said = f" for {report.instances:,} instances" if with_estate else ""
+    verdict = "refused" if report.ambiguous else "can be applied"
+    sys.stdout.write(f"{report.policies:,} policies, {report.profiles:,} profiles{said}: {verdict}.\n")
+
+
+@app.command()
+def explain(
+    folder: Folder,
+    instance: Annotated[
+        Path,
+        Argument(metavar="INSTANCE.json", help="One line of `kumomori instances --format jsonl`.", show_default=False),
+    ],
+    local: Annotated[
+        str | None, Option(help="Name of a `Local` document: what is set on the machine itself.", show_default=False)
+    ] = None,
+    at: At = None,
+    output_format: Format = PolicyFormat.TABLE,
+) -> None:
+    """What holds for one instance, and why: for each value the document, the line and the lock that decided.
+
+    Exits 0: it was explained; 1: no policy holds for it, or two do; 2: it could not start.
+    """
+    from policy.checks import nearest
+    from policy.estate import read_instance
+    from policy.resolve import Unresolved, resolve
+    from policy.tree import load
+
+    tree = load(folder)
+    one = read_instance(instance)
+    if local is not None and local not in tree.local:
+        raise ConfigError(f"there is no Local document `{printable(local)}`{nearest(local, tree.local)}")
+    found = resolve(tree, one, _moment(at), tree.local[local] if local is not None else None)
+    with reader_may_leave():
+        if output_format is PolicyFormat.JSON:
+            _print_json(_resolved_json(str(one), found))
+        elif isinstance(found, Unresolved):
+            sys.stdout.write(f"{printable(str(one))}: {printable(found.reason)}\n")
+        else:
+            _print_resolved(str(one), found)
+    raise Exit(1 if isinstance(found, Unresolved) else 0)
+
+
+def _print_resolved(name: str, found: Resolved) -> None:
+    sys.stdout.write(f"{printable(name)}: {' > '.join(found.path)}\n")
+    for profile in found.profiles:
+        sys.stdout.write(f"profile {profile.name} ({printable(str(profile.at))}): {profile.why_not or 'holds'}\n")
+    sys.stdout.write("\n")
+    for one in found.values.values():
+        sys.stdout.write(f"{one.setting} = {printable(_value(one.value))}\n")
+        for line in _because(one):
+            sys.stdout.write(f"    {printable(line)}\n")
+
+
+def _because(one: Effective) -> list[str]:
+    lines = [f"by {', '.join(map(str, one.decided))}"]
+    if one.lock is not None:
+        lines.append(f"locked by {one.lock}")
+    return lines + [f"instead of {source}" for source in reversed(one.overridden) if source.at is not None]
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _resolved_json(name: str, found: Resolved | Unresolved) -> dict[str, Any]:
+    from policy.resolve import Unresolved
+
+    if isinstance(found, Unresolved):
+        return {"instance": name, "policy": None, "reason": found.reason, "policies": list(found.policies)}
+    return {
+        "instance": name,
+        "policy": found.policy,
+        "path": list(found.path),
+        "profiles": [
+            {"name": one.name, "at": str(one.at), "holds": not one.why_not, "why_not": one.why_not}
+            for one in found.profiles
+        ],
+        "settings": {
+            one.setting: {
+                "value": one.value,
+                "decided": [_source(source) for source in one.decided],
+                "overridden": [_source(source) for source in one.overridden],
+                "lock": {"policy": one.lock.policy, **_place(one.lock.at)} if one.lock else None,
+            }
+            for one in found.values.values()
+        },
+    }
+
+
+def _source(source: Any) -> dict[str, Any]:
+    return {"kind": source.kind or "built-in", "name": source.name, **(_place(source.at) if source.at else {})}
+
+
+def _place(at: Any) -> dict[str, Any]:
+    return {"document": at.document, "line": at.line, "column": at.column}
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, Argument(metavar="OLD", help="Folder of policies as they are.", show_default=False)],
+    new: Annotated[Path, Argument(metavar="NEW", help="The same, as they shall be.", show_default=False)],
+    estate: Annotated[Path, Option(help=_ESTATE_HELP, show_default=False)],
+    at: At = None,
+    output_format: Format = PolicyFormat.TABLE,
+) -> None:
+    """What would change for whom, if NEW took the place of OLD.
+
+    Exits 0: nothing; 1: something; 2: it could not start, or one of the two is refused.
+    """
+    from policy.compare import compare
+    from policy.estate import read_estate
+    from policy.tree import load
+
+    changes = compare(load(old), load(new), read_estate(estate), _moment(at))
+    with reader_may_leave():
+        if output_format is PolicyFormat.JSON:
+            _print_json(
+                {
+                    "changes": [
+                        {"setting": one.setting, "old": one.old, "new": one.new, "instances": list(one.instances)}
+                        for one in changes
+                    ]
+                }
+            )
+        else:
+            _print_changes(changes)
+    raise Exit(1 if changes else 0)
+
+
+def _print_changes(changes: list[Change]) -> None:
+    for one in changes:
+        sys.stdout.write(printable(f"{one.setting}: {_or_nothing(one.old)} -> {_or_nothing(one.new)}") + "\n")
+        names = [printable(name) for name in one.instances]
+        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+        sys.stdout.write(f"    {len(names):,}: {', '.join(names[:5])}{more}\n")
+    touched = {name for one in changes for name in one.instances}
+    if not touched:
+        sys.stdout.write("Nothing changes.\n")
+    else:
+        sys.stdout.write(f"\nSomething changes for {len(touched):,} instance{'' if len(touched) == 1 else 's'}.\n")
+
+
+def _or_nothing(value: object) -> str:
+    return "nothing" if value is None else _value(value)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a policy document, for editors.
+
+    Exits 0: it was printed.
+    """
+    from policy.model import json_schema
+
+    with reader_may_leave():
+        _print_json(json_schema())
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _moment(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{printable(text)}: is no time; write it like 2027-01-31T12:00") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

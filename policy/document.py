@@ -1,0 +1,255 @@
+"""YAML or JSON text becomes nodes that know where they stand. Nothing is built but text, numbers, lists and mappings.
+
+Read as YAML 1.2 reads plain words: `off` and `no` are words, only `true` and `false` are truth values, and a number with a
+leading zero (an account) stays a word. Anchors, aliases and tags are refused where they appear, so that nothing can
+expand. Files are bounded in size, depth and count of values.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from core.errors import ConfigError
+from core.text import printable
+
+MOST_FILE_BYTES: Final = 512 << 10
+MOST_FILES: Final = 10_000
+MOST_DEPTH: Final = 24
+MOST_VALUES: Final = 50_000  # in one file
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?(?:[eE][-+]?[0-9]{1,2})?")
+_WORDS: Final[dict[str, bool | None]] = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class At:
+    """A place in a document: line and column from 1; 0 if the whole file is meant."""
+
+    document: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        name = printable(self.document)
+        return f"{name}:{self.line}:{self.column}" if self.line else name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """Something that the author must change, in words."""
+
+    at: At
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.at}: {self.text}"
+
+
+class Refused(ConfigError):
+    """Policies that cannot be applied. `problems` has them all, in the order of the text; `str()` is the first of them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        super().__init__(f"{self.problems[0]}{more}")
+
+
+@dataclass(slots=True)
+class Node:
+    """A value: `str`, `int`, `float`, `bool`, `None`, a list of nodes, or a mapping of names to nodes.
+
+    `text` is a single value as it was written. `keys` are the places of a mapping's names.
+    """
+
+    at: At
+    value: Any
+    text: str = ""
+    keys: dict[str, At] | None = None
+
+    def plain(self, *, words: bool = False) -> Any:
+        """Without places. With `words`, single values are text as it was written: `1.10` is a word, not 1.1."""
+        if isinstance(self.value, list):
+            return [item.plain(words=words) for item in self.value]
+        if isinstance(self.value, dict):
+            return {name: item.plain(words=words or name in {"selector", "when"}) for name, item in self.value.items()}
+        return self.text if words else self.value
+
+    def find(self, path: Sequence[str | int]) -> Node:
+        """The node at `path`, or the last one on the way to it."""
+        node = self
+        for step in path:
+            try:
+                node = node.value[step]
+            except (KeyError, IndexError, TypeError):  # a single value, or nothing of that name
+                break
+        return node
+
+
+def read_text(name: str, text: str) -> list[Node]:
+    """The documents of one file, empty ones left out. Raises `Refused`."""
+    if name.endswith(".json"):
+        text = text.replace("\t", " ")  # JSON has tabs only between values, YAML has none there
+    reader = _Reader(name)
+    try:
+        return reader.documents(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = _at(name, mark) if mark else At(name)
+        raise Refused(
+            [Problem(at, f"is neither YAML nor JSON: {printable(error.problem or 'it ends too early')}")]
+        ) from None
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        at = At(name, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+        raise Refused([Problem(at, "a character that no text may have")]) from None
+    except (ValueError, OverflowError):  # an escape such as "\UFFFFFFFF"
+        raise Refused([Problem(reader.last, "an escape after this place stands for no character")]) from None
+
+
+def read_path(path: Path) -> list[Node]:
+    """The documents of a file, or of all .yaml, .yml and .json files in a folder and below it; hidden ones are left out.
+
+    Documents are named by the path as it was given. Raises `Refused`, or `ConfigError` if there is nothing to read.
+    """
+    if not path.exists():
+        raise ConfigError(f"{printable(str(path))}: there is no such file or folder")
+    files = list(_files(path)) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"{printable(str(path))}: holds no policies ({', '.join(SUFFIXES)})")
+    if len(files) > MOST_FILES:
+        raise ConfigError(f"{printable(str(path))}: more than {MOST_FILES:,} files")
+    nodes: list[Node] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            nodes += read_text(str(file), bounded_text(file, MOST_FILE_BYTES))
+        except Refused as error:
+            problems += error.problems
+    if problems:
+        raise Refused(problems)
+    return nodes
+
+
+def bounded_text(path: Path, most_bytes: int) -> str:
+    """The text of a regular file. Raises `Refused` if it is larger, not UTF-8, no regular file or cannot be read."""
+    name = str(path)
+    try:
+        if not path.is_file():
+            raise Refused([Problem(At(name), "is no regular file")])
+        with path.open("rb") as stream:
+            raw = stream.read(most_bytes + 1)
+    except OSError as error:
+        raise Refused([Problem(At(name), f"cannot be read: {error.strerror or error}")]) from None
+    if len(raw) > most_bytes:
+        raise Refused([Problem(At(name), f"is larger than {most_bytes:,} bytes; split it")])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        raise Refused([Problem(At(name, line, column), "is not UTF-8")]) from None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(root, name)
+
+
+def _at(name: str, mark: Any) -> At:
+    return At(name, mark.line + 1, mark.column + 1)
+
+
+class _Reader:
+    """Builds nodes from the events of PyYAML's parser, with a stack instead of recursion."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._count = 0
+        self.last = At(name)
+
+    def documents(self, text: str) -> list[Node]:
+        found: list[Node] = []
+        stack: list[tuple[Node, list[Node]]] = []  # open collections; of a mapping, names and values alternate
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            self.last = _at(self._name, event.start_mark)
+            if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+                self._check(event, len(stack))
+                is_list = isinstance(event, yaml.SequenceStartEvent)
+                stack.append((Node(self.last, [] if is_list else {}), []))
+            elif isinstance(event, yaml.AliasEvent):
+                self._refuse("aliases (*name) are not read: write it out, or inherit it from a parent policy")
+            elif isinstance(event, yaml.ScalarEvent):
+                self._check(event, len(stack))
+                node = Node(self.last, _single(event), _joined(event.value))
+                (stack[-1][1] if stack else found).append(node)
+            elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+                node, parts = stack.pop()
+                self._close(node, parts)
+                (stack[-1][1] if stack else found).append(node)
+            elif isinstance(event, yaml.DocumentStartEvent) and event.tags:
+                self._refuse("%TAG is not read")
+        return [node for node in found if node.value is not None]
+
+    def _check(self, event: Any, depth: int) -> None:
+        self._count += 1
+        if event.anchor is not None:
+            self._refuse("anchors (&name) are not read: write it out, or inherit it from a parent policy")
+        if event.tag is not None:
+            self._refuse(f"tags ({_cut(event.tag)}) are not read: leave it out")
+        if depth > MOST_DEPTH:
+            self._refuse(f"nested deeper than {MOST_DEPTH} levels")
+        if self._count > MOST_VALUES:
+            self._refuse(f"more than {MOST_VALUES:,} values in one file; split it")
+
+    def _close(self, node: Node, parts: list[Node]) -> None:
+        if isinstance(node.value, list):
+            node.value = parts
+            return
+        node.keys = {}
+        for key, value in zip(parts[::2], parts[1::2], strict=True):
+            if isinstance(key.value, (list, dict)):
+                raise Refused([Problem(key.at, "a name must be a word")])
+            name = key.text
+            if name in node.keys:
+                raise Refused([Problem(key.at, f"`{_cut(name)}` stands twice; first in line {node.keys[name].line}")])
+            node.keys[name] = key.at
+            node.value[name] = value
+
+    def _refuse(self, text: str) -> None:
+        raise Refused([Problem(self.last, text)])
+
+
+def _joined(text: str) -> str:
+    r"""JSON writes characters beyond 16 bits as two escapes (\ud83d\ude00). Raises `ValueError` for half of one."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def _single(event: yaml.ScalarEvent) -> str | int | float | bool | None:
+    text = event.value
+    if event.style is not None:  # quoted, or a block
+        return _joined(text)
+    if text in _WORDS:
+        return _WORDS[text]
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else _joined(text)
+
+
+def _cut(text: str) -> str:
+    """`text` for a message: printable, not too long."""
+    return printable(text if len(text) <= 60 else text[:57] + "...")

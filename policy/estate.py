@@ -1,0 +1,107 @@
+"""Instances from a file: what `kumomori instances --format jsonl` prints, or an operator's own list of the same shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from core.errors import ConfigError
+from core.estate import Instance, InstanceState, Place
+from core.text import printable
+from policy.document import At, Problem, Refused, bounded_text
+
+MOST_INSTANCE_BYTES: Final = 1 << 20
+_WORDS: Final = ("name", "image", "os", "architecture", "kind", "owner", "zone", "network", "subnet", "excluded")
+
+
+def read_instance(path: Path) -> Instance:
+    """One instance. Raises `Refused`."""
+    text = bounded_text(path, MOST_INSTANCE_BYTES)
+    try:
+        return instance(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise Refused([Problem(_at(path, error), f"is no instance: {_words(error)}")]) from None
+
+
+def read_estate(path: Path) -> Iterator[Instance]:
+    """One instance a line. Two lines of one instance, or a line that is none, raise `Refused`; no file, `ConfigError`."""
+    seen: dict[str, int] = {}
+    try:
+        with path.open("rb") as stream:
+            for number, raw in enumerate(iter(lambda: stream.readline(MOST_INSTANCE_BYTES + 1), b""), 1):
+                if not raw.strip():
+                    continue
+                at = At(str(path), number, 1)
+                if len(raw) > MOST_INSTANCE_BYTES:
+                    raise Refused([Problem(at, f"is longer than {MOST_INSTANCE_BYTES:,} bytes")])
+                try:
+                    found = instance(json.loads(raw))
+                except (ValueError, RecursionError) as error:
+                    raise Refused([Problem(at, f"is no instance: {_words(error)}")]) from None
+                first = seen.setdefault(str(found), number)
+                if first != number:
+                    raise Refused([Problem(at, f"{printable(str(found))} stands in line {first} already")])
+                yield found
+    except OSError as error:
+        raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from None
+
+
+def instance(row: Any) -> Instance:
+    """`row` needs `place` and `id`; names that are not known are left aside. Raises `ValueError`."""
+    if not isinstance(row, dict):
+        raise ValueError("an object with `place` and `id` is expected")  # noqa: TRY004  one kind of error for all that a row may be
+    place = row.get("place")
+    if not isinstance(place, dict):
+        raise ValueError("`place` is missing: an object with `cloud`, `account` and `region`")  # noqa: TRY004
+    name = _text(row, "id")
+    if not name:
+        raise ValueError("`id` is missing")
+    cloud, account, region = (_text(place, key) for key in ("cloud", "account", "region"))
+    if not cloud:
+        raise ValueError("`place.cloud` is missing")
+    state = _text(row, "state") or InstanceState.UNKNOWN.value
+    if state not in set(InstanceState):
+        raise ValueError(f"`state` is none of {', '.join(InstanceState)}")
+    tags = row.get("tags") or {}
+    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+        raise ValueError("`tags` is not an object of words")
+    words: dict[str, Any] = {key: _text(row, key) for key in _WORDS}
+    return Instance(
+        place=Place(cloud, account, region),
+        id=name,
+        state=InstanceState(state),
+        addresses=_texts(row, "addresses"),
+        security_groups=_texts(row, "security_groups"),
+        tags=tags,
+        **words,
+    )
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"`{key}` is no word")  # noqa: TRY004
+    return value
+
+
+def _texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = row.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"`{key}` is not a list of words")
+    return tuple(value)
+
+
+def _at(path: Path, error: Exception) -> At:
+    if isinstance(error, json.JSONDecodeError):
+        return At(str(path), error.lineno, error.colno)
+    return At(str(path), 1, 1)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON ({error.msg})"
+    return printable(str(error))[:200] if isinstance(error, ValueError) else "nested too deep"
