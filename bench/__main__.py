@@ -19,6 +19,7 @@ from bench.images import many_files, real_files
 from bench.inventory import inventory
 from bench.page import Section
 from bench.plot import Bar
+from bench.policies import policies
 from bench.sections import first_scan, listing, million_files, read_and_hash
 from bench.system import machine
 from bench.twice import first_scans, later_scans, plot
@@ -29,6 +30,7 @@ TWICE_PAGE: Final = DOCS / "bench-twice.md"
 TWICE_PLOT: Final = DOCS / "bench-twice.svg"
 BLOCKS_PAGE: Final = DOCS / "bench-blocks.md"
 INVENTORY_PAGE: Final = DOCS / "bench-inventory.md"
+POLICIES_PAGE: Final = DOCS / "bench-policies.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,25 @@ class Sizes:
     accounts: int = 40
     account_instances: int = 1250
     inventory_rounds: int = 3
+    policy_instances: int = 10_000
+    policies: int = 200
+    policy_rounds: int = 3
 
 
 FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5, 300 << 20, 5_000)
 QUICK: Final = Sizes(
-    100 << 20, 1_000, 20_000, 3, 50 << 20, 500, blocks=800, block_rounds=1, accounts=4, inventory_rounds=1
+    100 << 20,
+    1_000,
+    20_000,
+    3,
+    50 << 20,
+    500,
+    blocks=800,
+    block_rounds=1,
+    accounts=4,
+    inventory_rounds=1,
+    policy_instances=1000,
+    policy_rounds=1,
 )
 
 
@@ -112,6 +128,14 @@ def measure_inventory(sizes: Sizes, tell: Callable[[str], None]) -> str:
     return "\n".join([_head("Inventory", start), text])
 
 
+def measure_policies(sizes: Sizes, tell: Callable[[str], None]) -> str:
+    """The page on resolving policies for an estate, in Markdown."""
+    start = os.getloadavg()[0]
+    text = policies(sizes.policy_instances, sizes.policies, sizes.policy_rounds).markdown()
+    tell("\n" + text)
+    return "\n".join([_head("Policies", start), text])
+
+
 def _head(title: str, start: float) -> str:
     return (
         f"# {title}\n\n"
@@ -127,16 +151,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small images, under two minutes; writes no page")
     parser.add_argument("--work", type=Path, help="where the images are kept for the next run (default: not kept)")
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
-    parser.add_argument("--only", choices=("scans", "twice", "blocks", "inventory"), help="one of the pages")
+    parser.add_argument(
+        "--only", choices=("scans", "twice", "blocks", "inventory", "policies"), help="one of the pages"
+    )
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
-    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory"}:
+    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory", "policies"}:
         sys.stderr.write("bench: it mounts images to compare with the kernel, which needs root: run it with sudo\n")
         return 2
     sizes = QUICK if chosen.quick else FULL
     if chosen.rounds:
         rounds = max(1, chosen.rounds)
-        sizes = replace(sizes, rounds=rounds, twice_rounds=rounds, block_rounds=rounds, inventory_rounds=rounds)
+        sizes = replace(
+            sizes,
+            rounds=rounds,
+            twice_rounds=rounds,
+            block_rounds=rounds,
+            inventory_rounds=rounds,
+            policy_rounds=rounds,
+        )
     page: Path | None = chosen.output or (None if chosen.quick else PAGE)
     with ExitStack() as stack:
         work = (
@@ -161,6 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = measure_inventory(sizes, _tell)
             if not chosen.quick:
                 INVENTORY_PAGE.write_text(text)
+        if chosen.only in {None, "policies"}:
+            text = measure_policies(sizes, _tell)
+            if not chosen.quick:
+                POLICIES_PAGE.write_text(text)
     return 0
 
 
