@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import Kumomori
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+POLICIES = DOCS / "policies"
+ESTATE = POLICIES / "estate.jsonl"
+
+
+def test_the_examples(kumomori: Kumomori) -> None:
+    result = kumomori("policy", "validate", POLICIES, "--estate", ESTATE, "--at", "2027-01-01")
+    assert (result.code, result.err) == (0, b"")
+    assert b"8 policies, 2 profiles for 8 instances: can be applied." in result.out
+
+
+def test_refused(kumomori: Kumomori, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("apiVersion: kumomori/v1\nkind: Policy\nmetadata: {name: a}\nsetings: {}\n")
+    result = kumomori("policy", "validate", tmp_path)
+    assert result.code == 1
+    assert b"a.yaml:4:1: unknown name `setings`; did you mean `settings`?" in result.out
+    result = kumomori("policy", "validate", tmp_path, "--format", "json")
+    assert (result.code, result.report["problems"][0]["line"]) == (1, 4)
+    assert "did you mean" in kumomori("policy", "diff", POLICIES, tmp_path, "--estate", ESTATE).refused()
+
+
+@pytest.mark.parametrize(
+    ("selectors", "code", "words"),
+    [
+        pytest.param(["cloud: gcp"], 3, "`p0` selects nothing: 0 of 8 instances", id="nothing"),
+        pytest.param(["cloud: '*'"], 3, "`p0` selects everything: all 8 instances", id="everything"),
+        pytest.param(["cloud: aws", "os: linux"], 1, "`p0`, `p1` stand beside each other", id="two"),
+    ],
+)
+def test_selectors_are_counted(kumomori: Kumomori, tmp_path: Path, selectors: list[str], code: int, words: str) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "".join(
+            f"---\napiVersion: kumomori/v1\nkind: Policy\nmetadata: {{name: p{number}}}\nselector: {{{text}}}\n"
+            for number, text in enumerate(selectors)
+        )
+    )
+    result = kumomori("policy", "validate", tmp_path, "--estate", ESTATE)
+    assert result.code == code
+    assert words in result.out.decode()
+
+
+def test_explain(kumomori: Kumomori, tmp_path: Path) -> None:
+    one = tmp_path / "one.json"
+    one.write_text(ESTATE.read_text().splitlines()[3])
+    result = kumomori("policy", "explain", POLICIES, one, "--format", "json")
+    assert (result.code, result.report["path"]) == (0, ["company", "kvm", "kvm-databases"])
+    decided = result.report["settings"]["actions.critical"]
+    assert decided["lock"]["policy"] == "company"
+    assert decided["decided"][0]["document"].endswith("company.yaml")
+    text = kumomori("policy", "explain", POLICIES, one).out.decode()
+    assert "locked by company" in text
+    one.write_text("{}")
+    assert "`place` is missing" in kumomori("policy", "explain", POLICIES, one).refused()
+
+
+def test_diff_and_schema(kumomori: Kumomori, tmp_path: Path) -> None:
+    assert kumomori("policy", "diff", POLICIES, POLICIES, "--estate", ESTATE).code == 0
+    new = tmp_path / "company.yaml"
+    new.write_text((POLICIES / "company.yaml").read_text().replace("patching: plan", "patching: apply"))
+    result = kumomori("policy", "diff", POLICIES / "company.yaml", new, "--estate", ESTATE)
+    assert result.code == 1
+    assert b"vulnerabilities.patching: plan -> apply" in result.out
+    assert json.loads(kumomori("policy", "schema").out) == json.loads((DOCS / "policy.schema.json").read_text())

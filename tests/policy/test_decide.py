@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from core.findings import Finding, Gap, GapReason, InFile, Machine, Rule, Severity
+from policy.decide import decide, decide_gaps, path_matches, possible
+from policy.resolve import Resolved, resolve
+from policy.settings import Action, Mode
+from tests.policy.documents import NOW, machine, policy, tree
+
+TEXT = """settings:
+  actions: {critical: [isolate, alert], high: [disinfect], by_rule: {"linux/*": [stop], linux/x: [tag, alert]}}
+  exclusions: {rules: [known/*], paths: [/srv/**/*.log]}
+  gaps: {accepted: [swap]}"""
+
+
+def held() -> Resolved:
+    found = resolve(tree(policy("a", TEXT)), machine(), NOW)
+    assert isinstance(found, Resolved)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rule", "severity", "path", "can", "expected"),
+    [
+        pytest.param("m/a", Severity.CRITICAL, b"/x", {Action.ISOLATE}, [Action.ISOLATE, Action.ALERT], id="can"),
+        pytest.param("m/a", Severity.CRITICAL, b"/x", set(), [Action.ALERT], id="only-alert"),
+        pytest.param("m/a", Severity.HIGH, b"/x", {Action.BLOCK}, [Action.BLOCK], id="weaker"),
+        pytest.param("linux/y", Severity.LOW, b"/x", {Action.ISOLATE}, [Action.ISOLATE], id="by-rule"),
+        pytest.param("linux/x", Severity.LOW, b"/x", {Action.TAG}, [Action.TAG, Action.ALERT], id="longest-pattern"),
+        pytest.param("m/a", Severity.INFO, b"/x", set(), [Action.ALERT], id="default"),
+        pytest.param("known/a", Severity.CRITICAL, b"/x", {Action.ISOLATE}, [None], id="rule-left-out"),
+        pytest.param("m/a", Severity.CRITICAL, b"/srv/a/b.log", set(), [None], id="path-left-out"),
+    ],
+)
+def test_decisions(rule: str, severity: Severity, path: bytes, can: set[Action], expected: list[Action | None]) -> None:
+    finding = Finding(Rule(rule, "", severity, ""), InFile(0, path))
+    found = list(decide([finding], held(), can))
+    assert [one.action for one in found] == expected
+    for one in found:
+        assert "policy a (p.yaml:" in one.reason or one.reason.endswith("built-in default")
+        assert one.reason.startswith("wanted") == (one.action != one.wanted)
+
+
+def test_words_and_gaps() -> None:
+    finding = Finding(Rule("m/a", "", Severity.CRITICAL, ""), InFile(0, b"/x"))
+    (only,) = decide([finding], held(), possible("plain", Mode.AGENTLESS))
+    assert only.reason.startswith("wanted isolate, could only alert: severity critical, policy a")
+    gaps = [Gap(Machine(), GapReason.SWAP, ""), Gap(Machine(), GapReason.CORRUPT, "")]
+    assert [one.accepted for one in decide_gaps(gaps, held())] == [True, False]
+    assert Action.QUARANTINE in possible("aws", Mode.BOTH) - possible("aws", Mode.AGENTLESS)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("/a/*", "/a/b", True),
+        ("/a/*", "/a/b/c", False),
+        ("/a/**", "/a/b/c", True),
+        ("/a/**/c", "/a/c", True),
+        ("/a/**/c", "/a/x/y/c", True),
+        ("/a/**/c", "/a/xc", False),
+        ("/a/?.log", "/a/b.log", True),
+        ("/a/*.log", "/a/b.log.log", True),
+        ("/" + "**a" * 20, "/" + "a" * 500 + "b", False),
+    ],
+)
+def test_paths(pattern: str, path: str, fits: bool) -> None:
+    assert path_matches(pattern, path) is fits
