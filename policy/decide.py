@@ -74,7 +74,10 @@ def possible(cloud: str, mode: Mode) -> frozenset[Action]:
 
 
 def decide(findings: Iterable[Finding], policy: Resolved, can: Iterable[Action]) -> Iterator[Decision]:
-    """The actions for each finding, the policy's order kept; an action is decided once for a finding."""
+    """The actions for each finding, the policy's order kept; what can be done is decided once for a finding.
+
+    What cannot be done is always said, even where what is done instead is decided already: an action may come again.
+    """
     able = frozenset(can) | {Action.ALERT}
     for finding in findings:
         left_out = _left_out(finding, policy)
@@ -85,7 +88,7 @@ def decide(findings: Iterable[Finding], policy: Resolved, can: Iterable[Action])
         done: set[Action] = set()
         for want in wanted:
             got = next(one for one in (want, *INSTEAD[want], Action.ALERT) if one in able)
-            if got in done:
+            if got is want and got in done:
                 continue
             done.add(got)
             yield Decision(finding, want, got, why if got is want else f"wanted {want}, could only {got}: {why}")

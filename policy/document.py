@@ -90,9 +90,11 @@ class Node:
         """The node at `path`, or the last one on the way to it."""
         node = self
         for step in path:
+            if isinstance(node.value, str):  # its letters are no nodes
+                break
             try:
                 node = node.value[step]
-            except (KeyError, IndexError, TypeError):  # a single value, or nothing of that name
+            except (KeyError, IndexError, TypeError):  # a number, or nothing of that name
                 break
         return node
 

@@ -68,7 +68,12 @@ def matcher(patterns: Iterable[str], *, ignore_case: bool = False) -> Callable[[
 
 def _word(read: Callable[[Instance], str], patterns: Iterable[str], *, ignore_case: bool) -> Test:
     fits = matcher(patterns, ignore_case=ignore_case)
-    return lambda one: fits(read(one))
+
+    def test(one: Instance) -> bool:
+        value = read(one)
+        return value != "" and fits(value)  # what is not known is not "anything": `role: "*"` is those that have one
+
+    return test
 
 
 def _tag(key: str, patterns: Iterable[str]) -> Test:

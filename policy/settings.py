@@ -23,7 +23,7 @@ _YEAR: Final = 366 * _DAY
 class Strict(BaseModel):
     """Unknown names are refused, nothing is converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Mode(StrEnum):
@@ -382,6 +382,13 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 CATALOGUE: Final = _catalogue()
+# What would undo a locked setting from beside it is locked with it: rules come before severities, and a reason without
+# its mode, or a mode without its reason, would be a lie.
+LOCKED_WITH: Final[Mapping[str, str]] = {
+    **{f"actions.{severity.value}": "actions.by_rule" for severity in Severity},
+    "protection.mode": "protection.why",
+    "protection.why": "protection.mode",
+}
 # What holds where no policy says anything: looked at without entering it, nothing changed, everything told.
 DEFAULTS: Final[Mapping[str, Any]] = {
     "protection.mode": "agentless",

@@ -14,7 +14,7 @@ from core.text import printable
 from policy.checks import nearest
 from policy.document import At, Node, Problem, Refused
 from policy.model import API_VERSION, DOCUMENTS, Local, Policy, Profile
-from policy.settings import CATALOGUE, model_in
+from policy.settings import CATALOGUE, LOCKED_WITH, model_in
 
 _UNITS: Final[dict[str, tuple[str, float]]] = {
     **dict.fromkeys(("b", "byte", "bytes"), ("bytes", 1)),
@@ -134,7 +134,10 @@ def _settings(node: Node, model: Policy | Profile | Local) -> Iterator[tuple[str
 
 
 def _locks(node: Node, lock: Iterable[str]) -> dict[str, At]:
-    """Settings that are locked, and where it stands; a section stands for all that is in it."""
+    """Settings that are locked, and where it stands; a section stands for all that is in it.
+
+    What would undo a locked setting is locked by the same line (`LOCKED_WITH`).
+    """
     found: dict[str, At] = {}
     for number, name in enumerate(lock):
         at = node.find(["lock", number]).at
@@ -144,6 +147,8 @@ def _locks(node: Node, lock: Iterable[str]) -> dict[str, At]:
             raise Refused([Problem(at, f"`{_cut(name)}` is no setting that could be locked{nearest(name, known)}")])
         for full in names:
             found.setdefault(full, at)
+            if full in LOCKED_WITH:
+                found.setdefault(LOCKED_WITH[full], at)
     return found
 
 

@@ -42,6 +42,31 @@ def test_decisions(rule: str, severity: Severity, path: bytes, can: set[Action],
         assert one.reason.startswith("wanted") == (one.action != one.wanted)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "can", "reasons"),
+    [
+        pytest.param("alert, isolate", set(), ["severity", "wanted isolate, could only alert"], id="alert-first"),
+        pytest.param(
+            "quarantine, isolate",
+            set(),
+            ["wanted quarantine, could only alert", "wanted isolate, could only alert"],
+            id="both-weaker",
+        ),
+        pytest.param("tag, isolate", {Action.TAG}, ["severity", "wanted isolate, could only tag"], id="tag-first"),
+        pytest.param("isolate, alert", set(), ["wanted isolate, could only alert"], id="said-already"),
+        pytest.param("alert, alert", set(), ["severity"], id="twice"),
+    ],
+)
+def test_what_cannot_be_done_is_always_said(wanted: str, can: set[Action], reasons: list[str]) -> None:
+    policies = tree(policy("a", f"settings: {{actions: {{high: [{wanted}]}}}}"))
+    found = resolve(policies, machine(), NOW)
+    assert isinstance(found, Resolved)
+    finding = Finding(Rule("m/a", "", Severity.HIGH, ""), InFile(0, b"/x"))
+    said = [one.reason for one in decide([finding], found, can)]
+    assert len(said) == len(reasons)
+    assert all(text.startswith(words) for text, words in zip(said, reasons, strict=True))
+
+
 def test_words_and_gaps() -> None:
     finding = Finding(Rule("m/a", "", Severity.CRITICAL, ""), InFile(0, b"/x"))
     (only,) = decide([finding], held(), possible("plain", Mode.AGENTLESS))

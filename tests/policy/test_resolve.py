@@ -99,6 +99,20 @@ def test_what_is_set_locally_counts_where_nothing_is_locked() -> None:
     assert found.get("exclusions.paths") == ["/a/x", "/b/x", "/c/x"]
 
 
+def test_a_local_rule_does_not_pass_a_locked_severity() -> None:
+    local = policy("mine", "settings: {actions: {by_rule: {'*': [alert]}}}", kind="Local")
+    upper = policy("a", "settings: {actions: {critical: [isolate]}}\nlock: [actions.critical]")
+    found = resolved(tree(upper, local), machine(), "mine")
+    assert found.get("actions.by_rule") is None
+
+
+@pytest.mark.parametrize("name", ["role", "site", "region", "os", "name", "image", "owner", "network", "account"])
+def test_what_is_not_known_of_an_instance_fits_no_pattern(name: str) -> None:
+    bare = machine(account="", region="")
+    assert isinstance(resolve(tree(policy("a", f"selector: {{{name}: '*'}}")), bare, NOW), Unresolved)
+    assert resolved(tree(policy("a", f"selector: {{not: {{{name}: '*'}}}}")), bare).policy == "a"
+
+
 # Properties over trees of any shape.
 
 PLAIN = {"limits.scan_usd": st.integers(0, 3), "scan.depth": st.sampled_from(["full", "changed", "inventory"])}

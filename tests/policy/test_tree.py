@@ -37,6 +37,31 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
         pytest.param([policy("A b")], "is no name", id="bad-name"),
         pytest.param(["- a"], "is no policy document", id="no-document"),
         pytest.param([policy("a", "selector:")], "`selector` is empty", id="empty"),
+        pytest.param([policy("a", "selector: {address: office}")], "p.yaml:5:21: `office` is no network", id="address"),
+        pytest.param([policy("a", f"selector: {{cloud: {'x' * 400}}}")], "p.yaml:5:19: `xxx", id="long-word"),
+        pytest.param([policy("a", f"selector: {{tags: {{e: {'x' * 400}}}}}")], "p.yaml:5:22: `xxx", id="long-tag"),
+        pytest.param([policy("a", "selector: {not_: {cloud: x}}")], "did you mean `not`?", id="only-one-spelling"),
+        pytest.param(
+            [
+                policy("a", "lock: [actions.critical]"),
+                policy("b", "settings: {actions: {by_rule: {'*': [alert]}}}", "a"),
+            ],
+            "`actions.by_rule` is locked by a (p.yaml:5:8)",
+            id="by-rule-comes-before-a-locked-severity",
+        ),
+        pytest.param(
+            [policy("a", "lock: [protection.mode]"), policy("b", "settings: {protection: {why: rent}}", "a")],
+            "`protection.why` is locked by a (p.yaml:5:8)",
+            id="another-reason-for-a-locked-mode",
+        ),
+        pytest.param(
+            [
+                policy("a", "lock: [protection.why]"),
+                policy("b", "settings: {protection: {mode: agentless}}", "a"),
+            ],
+            "`protection.mode` is locked by a (p.yaml:5:8)",
+            id="another-mode-for-a-locked-reason",
+        ),
     ],
 )
 def test_refused(texts: list[str], words: str) -> None:
