@@ -24,6 +24,8 @@ MOST_FILES: Final = 10_000
 MOST_DEPTH: Final = 24
 MOST_VALUES: Final = 50_000  # in one file
 SUFFIXES: Final = (".yaml", ".yml", ".json")
+# YAML 1.1 ends a line (and a comment) here, git and most editors do not: what looks like a comment would be read
+_HIDDEN_BREAK = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?(?:[eE][-+]?[0-9]{1,2})?")
 _WORDS: Final[dict[str, bool | None]] = {
@@ -101,7 +103,9 @@ class Node:
 
 def read_text(name: str, text: str) -> list[Node]:
     """The documents of one file, empty ones left out. Raises `Refused`."""
-    if name.endswith(".json"):
+    if hidden := _HIDDEN_BREAK.search(text):
+        raise Refused([Problem(_at_position(name, text, hidden.start()), "a line break that editors do not show")])
+    if name.lower().endswith(".json"):
         text = text.replace("\t", " ")  # JSON has tabs only between values, YAML has none there
     reader = _Reader(name)
     try:
@@ -113,8 +117,7 @@ def read_text(name: str, text: str) -> list[Node]:
             [Problem(at, f"is neither YAML nor JSON: {printable(error.problem or 'it ends too early')}")]
         ) from None
     except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        at = At(name, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+        at = _at_position(name, text, error.position)
         raise Refused([Problem(at, "a character that no text may have")]) from None
     except (ValueError, OverflowError):  # an escape such as "\UFFFFFFFF"
         raise Refused([Problem(reader.last, "an escape after this place stands for no character")]) from None
@@ -165,11 +168,24 @@ def bounded_text(path: Path, most_bytes: int) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_shut):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if Path(root, name).is_symlink():
+                raise Refused([Problem(At(str(Path(root, name))), "is a link to a folder, which is not followed")])
         for name in sorted(names):
-            if name.endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield Path(root, name)
+
+
+def _shut(error: OSError) -> None:
+    """A folder that cannot be read may hold the policy with the lock."""
+    raise Refused([Problem(At(str(error.filename)), f"cannot be read: {error.strerror or error}")])
+
+
+def _at_position(name: str, text: str, position: int) -> At:
+    before = text[:position]
+    return At(name, before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
 def _at(name: str, mark: Any) -> At:

@@ -186,10 +186,11 @@ def _combined(setting: str, layers: list[tuple[Any, Source]], lock: Lock | None,
         for value, _ in layers:
             mapping.update(value)
         return Effective(setting, mapping, sources, lost, lock)
-    items: list[Any] = []
+    items: dict[str, Any] = {}
     for value, _ in layers:
-        items += [item for item in value if item not in items]
-    return Effective(setting, items, sources, lost, lock)
+        for item in value:
+            items.setdefault(item if isinstance(item, str) else json.dumps(item, sort_keys=True), item)
+    return Effective(setting, list(items.values()), sources, lost, lock)
 
 
 def _as_json(values: Mapping[str, Effective]) -> str:

@@ -119,6 +119,7 @@ class Day(StrEnum):
     SUN = "sun"
 
 
+MOST_ITEMS: Final = 10_000  # of a setting that is merged, in one document and in effect
 _MERGED: Final[dict[str, Any]] = {"combine": "merge"}
 Seconds = Annotated[int, Field(ge=0, le=10 * _YEAR)]
 Bytes = Annotated[int, Field(ge=0, le=1 << 60)]
@@ -137,7 +138,7 @@ Actions = Annotated[tuple[Action, ...], Field(min_length=1, max_length=9)]
 
 
 def _merged(about: str = "") -> Any:
-    return Field(default=None, description=about or None, json_schema_extra=_MERGED, max_length=10_000)
+    return Field(default=None, description=about or None, json_schema_extra=_MERGED, max_length=MOST_ITEMS)
 
 
 class Schedule(Strict):

@@ -15,7 +15,7 @@ from policy.checks import nearest
 from policy.document import At, Node, Problem, Refused, read_path
 from policy.model import Local, Policy, Profile
 from policy.selectors import Test, compiled
-from policy.settings import CATALOGUE
+from policy.settings import CATALOGUE, MOST_ITEMS
 from policy.typed import Document, documents
 
 MOST_LEVELS: Final = 32
@@ -96,6 +96,8 @@ def plant(nodes: Iterable[Node]) -> Tree:
         raise Refused(too_deep)
     problems += _locked([*policies.values(), *profiles], policies)
     problems += _contradictions(profiles)
+    local = {one.name: one for one in found if isinstance(one.model, Local)}
+    problems += _too_much(policies, profiles, local.values())
     if problems:
         raise Refused(problems)
     branches = _branches(policies, profiles)
@@ -104,7 +106,7 @@ def plant(nodes: Iterable[Node]) -> Tree:
         roots=tuple(branch for name, branch in sorted(branches.items()) if parents[name] is None),
         branches=branches,
         parents=parents,
-        local={one.name: one for one in found if isinstance(one.model, Local)},
+        local=local,
     )
 
 
@@ -191,6 +193,39 @@ def _contradictions(profiles: Iterable[Document]) -> Iterable[Problem]:
                     f"the profile `{other.name}` ({other.settings[setting].at}) of the same policy also says `{setting}`: "
                     "give them different priorities",
                 )
+
+
+def _too_much(
+    policies: Mapping[str, Document], profiles: Iterable[Document], local: Iterable[Document]
+) -> Iterable[Problem]:
+    """Merged settings that may add up to more than one document may say, as if all profiles held."""
+    parents = {name: one.parent for name, one in policies.items()}
+    own: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    last: dict[tuple[str, str], At] = {}
+    for one in (*policies.values(), *profiles):
+        holder = one.name if isinstance(one.model, Policy) else one.parent or ""
+        own[holder].update(_items(one))
+        last.update({(holder, setting): said.at for setting, said in one.settings.items()})
+    heaviest: Counter[str] = Counter()
+    for name in policies:
+        above = ancestors(name, parents)
+        for setting, count in own[name].items():
+            total = count + sum(own[upper][setting] for upper in above)
+            heaviest[setting] = max(heaviest[setting], total)
+            if total > MOST_ITEMS:
+                yield _too_many(last[name, setting], setting, total)
+    for one in local:
+        for setting, count in _items(one).items():
+            if count + heaviest[setting] > MOST_ITEMS:
+                yield _too_many(one.settings[setting].at, setting, count + heaviest[setting])
+
+
+def _items(one: Document) -> dict[str, int]:
+    return {setting: len(said.value) for setting, said in one.settings.items() if CATALOGUE[setting].merged}
+
+
+def _too_many(at: At, setting: str, count: int) -> Problem:
+    return Problem(at, f"`{setting}` has {count:,} items with what is inherited, more than {MOST_ITEMS:,}")
 
 
 def _branches(policies: Mapping[str, Document], profiles: Iterable[Document]) -> dict[str, Branch]:

@@ -22,6 +22,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         pytest.param("a: true\nb: False", {"a": True, "b": False}, id="truth"),
         pytest.param("a: 012345678901", {"a": "012345678901"}, id="account-keeps-its-zero"),
         pytest.param("a: 0x10\nb: 1_000", {"a": "0x10", "b": "1_000"}, id="other-numbers-are-words"),
+        pytest.param("a: 1\r\nb: 2\r\n", {"a": 1, "b": 2}, id="windows-lines"),
         pytest.param("a: 1.5", {"a": 1.5}, id="fraction"),
         pytest.param("a: .inf\nb: .nan\nc: 1e999", {"a": ".inf", "b": ".nan", "c": "1e999"}, id="no-infinity"),
         pytest.param("a: 2027-01-31", {"a": "2027-01-31"}, id="date-is-a-word"),
@@ -51,6 +52,10 @@ def test_values(text: str, expected: object) -> None:
         pytest.param("a: [1, 2", (1, 9), "neither YAML nor JSON", id="cut-short"),
         pytest.param('a: "\\UFFFFFFFF"', (1, 1), "stands for no character", id="no-character"),
         pytest.param('a: "\\ud800"', (1, 4), "stands for no character", id="half-a-character"),
+        pytest.param("a: b # c\u2028lock: []", (1, 9), "a line break that editors do not show", id="hidden-line"),
+        pytest.param("a: b # c\u2029lock: []", (1, 9), "a line break that editors do not show", id="hidden-paragraph"),
+        pytest.param("a: b\n# c\x85lock: []", (2, 4), "a line break that editors do not show", id="next-line"),
+        pytest.param("a: b\n# c\rlock: []", (2, 4), "a line break that editors do not show", id="lone-return"),
         pytest.param("a: b\nc: \x01", (2, 4), "no text may have", id="control"),
         pytest.param("[" + "1," * (MOST_VALUES + 1) + "]", None, "more than 50,000 values", id="many"),
         pytest.param("%TAG ! tag:x,2000:\n---\na: b", (1, 1), "%TAG", id="tag-directive"),
@@ -87,6 +92,28 @@ def test_a_folder(tmp_path: Path) -> None:
     for name in ("b/2.yml", "1.yaml", "3.json", "README.md", ".hidden.yaml", ".git/x.yaml"):
         (tmp_path / name).write_text(f'{{"name": "{name}"}}')
     assert [node.plain()["name"] for node in read_path(tmp_path)] == ["1.yaml", "3.json", "b/2.yml"]
+
+
+def test_nothing_in_a_folder_is_left_out_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "A.YAML").write_text("a: 1")
+    (tmp_path / "in" / "B.Json").write_text('{\t"a": 2}')
+    assert [node.plain() for node in read_path(tmp_path / "in")] == [{"a": 1}, {"a": 2}]
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    with pytest.raises(Refused, match="/in/loop: is a link to a folder, which is not followed"):
+        read_path(tmp_path / "in")
+    (tmp_path / "in" / "loop").unlink()
+    (tmp_path / "in" / "shut").mkdir()
+    scan = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(Refused, match="/in/shut: cannot be read: Permission denied"):
+        read_path(tmp_path / "in")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -113,6 +113,21 @@ def test_what_is_not_known_of_an_instance_fits_no_pattern(name: str) -> None:
     assert resolved(tree(policy("a", f"selector: {{not: {{{name}: '*'}}}}")), bare).policy == "a"
 
 
+def test_lists_that_add_up_to_too_much_are_refused() -> None:
+    def domains(name: str, count: int, parent: str = "", rest: str = "", kind: str = "Policy") -> str:
+        words = [f"{name}{number}.example" for number in range(count)]
+        return policy(name, f"{rest}settings: {json.dumps({'web': {'blocked_domains': words}})}", parent, kind)
+
+    said = "`web.blocked_domains` has 10,001 items with what is inherited, more than 10,000"
+    assert said in problems(domains("a", 6000), domains("b", 4001, "a"))[0]
+    assert said in problems(domains("a", 6000), domains("p", 4001, "a", "until: never\n", "Profile"))[0]
+    assert said in problems(domains("a", 6000), domains("m", 4001, kind="Local"))[0]
+    fits = tree(domains("a", 6000), domains("b", 4000, "a"), domains("c", 4000, "a", "selector: {cloud: x}\n"))
+    web = resolved(fits, machine()).settings().web
+    assert web is not None
+    assert len(web.blocked_domains or ()) == 10_000
+
+
 # Properties over trees of any shape.
 
 PLAIN = {"limits.scan_usd": st.integers(0, 3), "scan.depth": st.sampled_from(["full", "changed", "inventory"])}
