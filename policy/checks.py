@@ -61,7 +61,15 @@ def absolute(text: str) -> str:
     """A path pattern of Linux or Windows."""
     if not (text.startswith(("/", "**/")) or re.match(r"[A-Za-z]:\\", text)):
         raise ValueError("is no absolute path, such as /var/cache/** or C:\\Temp\\*")
-    if text in {"/", "/*", "/**", "**/*"}:
+    return _not_everything(text.partition(":")[2] if ":" in text[:2] else text, text)
+
+
+def rule_pattern(text: str) -> str:
+    return _not_everything(text, text)
+
+
+def _not_everything(pattern: str, text: str) -> str:
+    if not pattern.strip("/\\*?"):
         raise ValueError("leaves everything out; use protection.mode: none, which says why")
     return text
 

@@ -61,7 +61,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A setting that is another for `instances`; `policy` stands for which policy holds. None: nothing is said."""
+    """A setting that is another for `instances`; `policy` stands for which policy holds. None: nothing is said.
+
+    `lock of SETTING` names the policies that lock it: who takes a lock out changes nothing yet, but lets others do so.
+    """
 
     setting: str
     old: Any
@@ -134,6 +137,11 @@ def _differences(old: Resolved | Unresolved, new: Resolved | Unresolved) -> Iter
         was, now_is = (one[setting].value if setting in one else None for one in values)
         if was != now_is:
             yield setting, json.dumps(was, sort_keys=True), json.dumps(now_is, sort_keys=True)
+    locks = [one.locks if isinstance(one, Resolved) else {} for one in (old, new)]
+    for setting in sorted(locks[0].keys() | locks[1].keys()):
+        by, now_by = (one[setting].policy if setting in one else None for one in locks)
+        if by != now_by:
+            yield f"lock of {setting}", json.dumps(by), json.dumps(now_by)
 
 
 def _rows(tree: Tree, selects: Counter[str], holds: Counter[str], profiles: Counter[str]) -> Iterator[Row]:

@@ -20,7 +20,7 @@ def read_instance(path: Path) -> Instance:
     """One instance. Raises `Refused`."""
     text = bounded_text(path, MOST_INSTANCE_BYTES)
     try:
-        return instance(json.loads(text))
+        return instance(json.loads(text, object_pairs_hook=_once))
     except (ValueError, RecursionError) as error:
         raise Refused([Problem(_at(path, error), f"is no instance: {_words(error)}")]) from None
 
@@ -37,7 +37,7 @@ def read_estate(path: Path) -> Iterator[Instance]:
                 if len(raw) > MOST_INSTANCE_BYTES:
                     raise Refused([Problem(at, f"is longer than {MOST_INSTANCE_BYTES:,} bytes")])
                 try:
-                    found = instance(json.loads(raw))
+                    found = instance(json.loads(raw, object_pairs_hook=_once))
                 except (ValueError, RecursionError) as error:
                     raise Refused([Problem(at, f"is no instance: {_words(error)}")]) from None
                 first = seen.setdefault(str(found), number)
@@ -64,7 +64,7 @@ def instance(row: Any) -> Instance:
     state = _text(row, "state") or InstanceState.UNKNOWN.value
     if state not in set(InstanceState):
         raise ValueError(f"`state` is none of {', '.join(InstanceState)}")
-    tags = row.get("tags") or {}
+    tags = {} if row.get("tags") is None else row["tags"]
     if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
         raise ValueError("`tags` is not an object of words")
     words: dict[str, Any] = {key: _text(row, key) for key in _WORDS}
@@ -79,6 +79,16 @@ def instance(row: Any) -> Instance:
     )
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that stands twice, readers differ in which counts."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"`{key}` stands twice")
+        found[key] = value
+    return found
+
+
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None:
@@ -89,7 +99,7 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 
 
 def _texts(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = row.get(key) or []
+    value = [] if row.get(key) is None else row[key]
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ValueError(f"`{key}` is not a list of words")
     return tuple(value)

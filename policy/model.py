@@ -67,10 +67,13 @@ class Selector(Strict):
         return self
 
 
-class Metadata(Strict):
+class Named(Strict):
     name: Name
-    parent: Name | None = Field(default=None, description="The policy that it inherits from, or is a profile of.")
     description: Annotated[str, Field(max_length=4000)] | None = None
+
+
+class Metadata(Named):
+    parent: Name | None = Field(default=None, description="The policy that it inherits from, or is a profile of.")
 
 
 class ProfileMetadata(Metadata):
@@ -79,7 +82,7 @@ class ProfileMetadata(Metadata):
 
 class _Document(Strict):
     api_version: Literal["kumomori/v1"] = Field(alias="apiVersion")
-    metadata: Metadata
+    metadata: Named
     settings: Settings = Settings()
 
 
@@ -87,6 +90,7 @@ class Policy(_Document):
     """Settings for the instances that it selects among those of its parent."""
 
     kind: Literal["Policy"]
+    metadata: Metadata
     selector: Selector | None = Field(default=None, description="Without one: all that its parent selects.")
     lock: Annotated[tuple[Word, ...], Field(max_length=1000)] = Field(
         default=(), description="Settings (scan.schedule) or sections (scan) that nothing below may say."

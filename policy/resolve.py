@@ -62,12 +62,16 @@ class ProfileState:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What holds for an instance: `path` names the policies from the top to the one that counts."""
+    """What holds for an instance: `path` names the policies from the top to the one that counts.
+
+    `locks` are those of all settings, also of such that nobody says.
+    """
 
     path: tuple[str, ...]
     profiles: tuple[ProfileState, ...]
     values: Mapping[str, Effective]
     local: str = ""
+    locks: Mapping[str, Lock] = field(default_factory=dict)
 
     @property
     def policy(self) -> str:
@@ -122,6 +126,7 @@ class Resolver:
                 ),
                 values=_values(way, active, local),
                 local="" if local is None else local.name,
+                locks=_locks(way),
             )
             if local is None:
                 self._known[key] = found
@@ -150,11 +155,17 @@ def resolve(tree: Tree, instance: Instance, now: datetime, local: Document | Non
     return Resolver(tree, now).resolve(instance, local)
 
 
-def _values(way: Sequence[Branch], active: Iterable[ProfileRule], local: Document | None) -> dict[str, Effective]:
+def _locks(way: Sequence[Branch]) -> dict[str, Lock]:
+    """The uppermost lock of each setting, whether somebody says the setting or not."""
     locks: dict[str, Lock] = {}
     for branch in way:
         for setting, at in branch.document.lock.items():
             locks.setdefault(setting, Lock(branch.name, at))
+    return locks
+
+
+def _values(way: Sequence[Branch], active: Iterable[ProfileRule], local: Document | None) -> dict[str, Effective]:
+    locks = _locks(way)
     said: dict[str, list[tuple[Any, Source]]] = {
         name: [(value, Source(BUILT_IN, kind=""))] for name, value in DEFAULTS.items()
     }

@@ -130,6 +130,7 @@ Cron = Annotated[str, AfterValidator(checks.cron)]
 Zone = Annotated[str, AfterValidator(checks.time_zone)]
 Clock = Annotated[str, AfterValidator(checks.clock)]
 Network = Annotated[str, AfterValidator(checks.network)]
+RulePattern = Annotated[Word, AfterValidator(checks.rule_pattern)]
 PathPattern = Annotated[Word, AfterValidator(checks.absolute)]
 Sha256 = Annotated[str, AfterValidator(checks.sha256)]
 Ports = Annotated[str, AfterValidator(checks.ports)]
@@ -200,7 +201,7 @@ class Exclusions(Strict):
     paths: tuple[PathPattern, ...] | None = _merged("* within a folder, ** across folders.")
     sha256: tuple[Sha256, ...] | None = _merged("Contents that are known to be good here.")
     processes: tuple[PathPattern, ...] | None = _merged("Programs whose files are not scanned on access.")
-    rules: tuple[Word, ...] | None = _merged("Rules whose findings are not acted on, such as linux/*.")
+    rules: tuple[RulePattern, ...] | None = _merged("Rules whose findings are not acted on, such as linux/*.")
 
 
 class Limits(Strict):

@@ -130,9 +130,12 @@ def _twice(found: Iterable[Document]) -> Iterable[Problem]:
 
 
 def _parents(found: Iterable[Document], policies: Mapping[str, Document]) -> Iterable[Problem]:
+    close: dict[str, str] = {}  # many have lost the same parent
     for one in found:
         if one.parent is not None and one.parent not in policies:
-            yield Problem(one.parent_at, f"there is no policy `{one.parent}`{nearest(one.parent, policies)}")
+            if one.parent not in close:
+                close[one.parent] = nearest(one.parent, policies)
+            yield Problem(one.parent_at, f"there is no policy `{one.parent}`{close[one.parent]}")
 
 
 def _cycles(policies: Mapping[str, Document]) -> Iterable[Problem]:

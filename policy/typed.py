@@ -96,12 +96,14 @@ def document(node: Node) -> Document:
         model = model_type.model_validate_json(json.dumps(node.plain()))
     except ValidationError as error:
         raise Refused([_problem(node, model_type, one) for one in error.errors(include_url=False)]) from None
+    if empty := list(_adds_nothing(node, model)):
+        raise Refused(empty)
     name = model.metadata.name
     lock = _locks(node, model.lock) if isinstance(model, Policy) else {}
     metadata = node.find(["metadata"])
     return Document(
         name=name,
-        parent=model.metadata.parent,
+        parent=None if isinstance(model, Local) else model.metadata.parent,
         at=node.find(["metadata", "name"]).at,
         parent_at=metadata.find(["parent"]).at,
         model=model,
@@ -159,6 +161,13 @@ def _empty(node: Node) -> Iterator[Problem]:
             yield Problem(child.at, f"`{_cut(str(name))}` is empty: give it a value, or leave it out")
         elif isinstance(child.value, (dict, list)):
             yield from _empty(child)
+
+
+def _adds_nothing(node: Node, model: Policy | Profile | Local) -> Iterator[Problem]:
+    """Whoever writes an empty list wants to clear what is inherited; where lists add up, it would not."""
+    for setting, said in _settings(node, model):
+        if CATALOGUE[setting].merged and not said.value:
+            yield Problem(said.at, f"`{setting}` adds nothing: what is inherited stays, whatever is said here")
 
 
 def _problem(node: Node, model: type[BaseModel], error: Any) -> Problem:

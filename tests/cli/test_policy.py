@@ -62,6 +62,41 @@ def test_explain(kumomori: Kumomori, tmp_path: Path) -> None:
     assert "`place` is missing" in kumomori("policy", "explain", POLICIES, one).refused()
 
 
+def test_a_lock_that_is_taken_out_is_a_change(kumomori: Kumomori, tmp_path: Path) -> None:
+    text = "apiVersion: kumomori/v1\nkind: Policy\nmetadata: {name: company}\n"
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(text + "lock: [scan.depth, web.mode]\n")
+    new.write_text(text + "lock: [scan.depth]\n")
+    result = kumomori("policy", "diff", old, new, "--estate", ESTATE)
+    assert result.code == 1
+    assert b"lock of web.mode: company -> nothing" in result.out
+    assert b"scan.depth" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        pytest.param('{"place": {"cloud": "aws"}, "id": "i", "tags": []}', "`tags` is not an object", id="tags"),
+        pytest.param('{"place": {"cloud": "aws"}, "id": "i", "tags": 0}', "`tags` is not an object", id="number"),
+        pytest.param('{"place": {"cloud": "aws"}, "id": "i", "addresses": ""}', "`addresses` is not a", id="addresses"),
+        pytest.param('{"place": {"cloud": NaN}, "id": "i"}', "`cloud` is no word", id="nan"),
+        pytest.param('{"place": {"cloud": "aws"}, "id": ' + "9" * 5000 + "}", "is no instance", id="huge"),
+        pytest.param("[" * 100_000, "nested too deep", id="deep"),
+        pytest.param('{"place": {"cloud": "aws"}, "id": "i", "id": "k"}', "`id` stands twice", id="twice"),
+        pytest.param(
+            '{"place": {"cloud": "aws"}, "id": "i", "tags": {"e": "a", "e": "b"}}', "`e` stands twice", id="tag-twice"
+        ),
+    ],
+)
+def test_hostile_instances(kumomori: Kumomori, tmp_path: Path, row: str, words: str) -> None:
+    one = tmp_path / "one.json"
+    one.write_text(row)
+    assert words in kumomori("policy", "explain", POLICIES, one).refused()
+    said = kumomori("policy", "validate", POLICIES, "--estate", one).refused()
+    assert words in said
+    assert "one.json:1:1: " in said
+
+
 def test_diff_and_schema(kumomori: Kumomori, tmp_path: Path) -> None:
     assert kumomori("policy", "diff", POLICIES, POLICIES, "--estate", ESTATE).code == 0
     new = tmp_path / "company.yaml"
