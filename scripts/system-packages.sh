@@ -9,11 +9,12 @@ packages=(
   btrfs-progs        # a filesystem to copy live disks on, and to recognise
   cryptsetup-bin     # LUKS headers to recognise
   dosfstools e2fsprogs fdisk gdisk mount ntfs-3g util-linux xfsprogs
+  openssl            # a certificate for a server of the tests
   qemu-utils         # qemu-img, qemu-io
   clamav yara        # the commands that the benchmark compares with
 )
 tools=(setfacl setfattr mkfs.btrfs cryptsetup mkfs.vfat mke2fs debugfs e2fsck sfdisk sgdisk losetup mount mkfs.ntfs
-  mkfs.xfs qemu-img qemu-io yara clamscan)
+  mkfs.xfs openssl qemu-img qemu-io yara clamscan)
 
 missing=()
 for tool in "${tools[@]}"; do command -v "$tool" >/dev/null || missing+=("$tool"); done

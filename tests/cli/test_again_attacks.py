@@ -17,6 +17,8 @@ from tests.need import need_tool
 from tests.scanner.filesystems.machine import make_ext
 from tests.scanner.sandboxed import MIB, file, write_ext4
 
+pytestmark = pytest.mark.slow
+
 FACTS = {
     "index": 0,
     "disk": 0,

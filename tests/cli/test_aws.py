@@ -18,6 +18,8 @@ from demo.aws.estate import Estate, fill
 from scanner.ledger import FileLedger
 from tests.cli.commands import Kumomori, started
 
+pytestmark = pytest.mark.slow
+
 PLACE = f"aws://{ACCOUNT}/{REGION}"
 ROLE = ("--role", "KumomoriScanner")
 OTHER = "222233334444"
@@ -335,7 +337,6 @@ def test_a_call_that_is_throttled_or_whose_answer_is_lost_is_made_once(kumomori:
 # however it ends
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["after CreateSnapshots", "waiting", "reading"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_scan_leaves_nothing_that_the_next_does_not_take_away(

@@ -82,6 +82,7 @@ def test_other_files_are_refused_with_a_reason(tmp_path: Path, text: str) -> Non
         read_changes(tmp_path / "none")
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.binary(min_size=1, max_size=5).map(lambda seed: (seed * 40_000)[:30_000]),

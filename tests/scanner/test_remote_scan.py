@@ -31,6 +31,8 @@ from tests.cloud.aws import ebs
 from tests.cloud.aws.ebs_server import Answer, Service, Snapshot
 from tests.scanner.sandboxed import MIB, Started, file, reasons, session, write_ext4
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ScanOptions(jobs=2, file_timeout_seconds=20)
 GIB = 1 << 30
 

@@ -15,6 +15,7 @@ from scanner.sandbox import run
 from tests.scanner.sandboxed import Started, file, opened, write_ext4
 
 
+@pytest.mark.slow
 def test_replayed_blocks_of_many_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = write_ext4(tmp_path / "disk.img", [file(b"/a", b"b")])
     started = Started(monkeypatch)

@@ -184,6 +184,7 @@ def test_many_that_are_not_survived(seed: int) -> None:
     assert set(dead) == victims
 
 
+@pytest.mark.slow
 def test_too_many_deaths_leave_out_whole_batches() -> None:
     def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
         if at >= 0:

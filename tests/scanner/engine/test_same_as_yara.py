@@ -236,6 +236,7 @@ CONTENTS = st.lists(
 ).map(b"".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(sources(), st.lists(CONTENTS, min_size=1, max_size=6))
 def test_random_rules(source: str, contents: list[bytes]) -> None:

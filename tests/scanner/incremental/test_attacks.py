@@ -21,6 +21,8 @@ from tests.scanner.incremental.compare import changed_extents, differences, fact
 from tests.scanner.incremental.test_incremental import EICAR, OPTIONS, poke
 from tests.scanner.sandboxed import MIB, Started, file, folder, write_ext4
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:

@@ -231,6 +231,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path, kind: str) -> None:
 # damage
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_never_makes_a_verdict(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
