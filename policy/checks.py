@@ -7,6 +7,7 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
 from functools import cache
+from typing import Final
 from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -18,6 +19,7 @@ _PORTS = re.compile(r"(?:tcp|udp)/([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DEVICE = re.compile(r"(?:usb|pci):[0-9a-f]{4}:(?:[0-9a-f]{4}|\*)")
 NEVER = "never"
+MOST_STARS: Final = 32  # in one pattern
 
 
 def nearest(word: str, words: object) -> str:
@@ -71,6 +73,8 @@ def rule_pattern(text: str) -> str:
 def _not_everything(pattern: str, text: str) -> str:
     if not pattern.strip("/\\*?"):
         raise ValueError("leaves everything out; use protection.mode: none, which says why")
+    if pattern.count("*") > MOST_STARS:  # it is compared with hostile paths, in time proportional to both
+        raise ValueError(f"has more than {MOST_STARS} stars; write several patterns")
     return text
 
 

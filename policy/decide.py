@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from core.findings import Finding, Gap
@@ -141,7 +142,7 @@ def path_matches(pattern: str, path: str) -> bool:
 
     In time proportional to both lengths: the path is hostile, and no expression may backtrack over it.
     """
-    parts = [part for part in re.split(r"(\*\*/|\*\*|\*|.)", pattern, flags=re.DOTALL) if part]
+    parts = _parts(pattern)
     states = _entered(parts, 0)
     for char in path:
         following: set[int] = set()
@@ -157,6 +158,11 @@ def path_matches(pattern: str, path: str) -> bool:
         if not states:
             return False
     return len(parts) in states
+
+
+@lru_cache(1024)
+def _parts(pattern: str) -> Sequence[str]:
+    return [part for part in re.split(r"(\*\*/|\*\*|\*|.)", pattern, flags=re.DOTALL) if part]
 
 
 def _entered(parts: Sequence[str], state: int) -> set[int]:

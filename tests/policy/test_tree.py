@@ -87,6 +87,7 @@ def test_refused(texts: list[str], words: str) -> None:
         pytest.param("exclusions: {paths: [/**/*]}", "leaves everything out", id="everything-longer"),
         pytest.param("exclusions: {paths: ['/?*/**/**']}", "leaves everything out", id="everything-longest"),
         pytest.param("exclusions: {paths: ['C:\\**']}", "leaves everything out", id="everything-on-windows"),
+        pytest.param("exclusions: {paths: ['/srv/" + "*a" * 33 + "']}", "more than 32 stars", id="stars"),
         pytest.param("exclusions: {rules: ['*']}", "leaves everything out", id="every-rule"),
         pytest.param("exclusions: {rules: ['*/*']}", "leaves everything out", id="every-rule-in-parts"),
         pytest.param("exclusions: {paths: []}", "`exclusions.paths` adds nothing", id="empty-does-not-clear"),
