@@ -11,6 +11,7 @@
     · Throttled        wait `after` seconds, then make the same call again
     · AccessDenied     names the missing permission; never retried
     · Gone             what was asked for is not there any more
+  - Unavailable        a database of ours is away or locked; the same call may be made again after a pause
 """
 
 from __future__ import annotations
@@ -66,3 +67,7 @@ class AccessDenied(CloudError):
 
 class Gone(CloudError):
     """A snapshot, disk or instance vanished between two calls."""
+
+
+class Unavailable(Error):
+    """A database of ours is away, locked or full: try again. If it broke off in a commit, that may have been done or not."""

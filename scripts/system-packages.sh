@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the tests and benchmarks use: filesystem tools to make and check disks with, qemu-img.
+# Installs the Debian packages that the tests and benchmarks use: filesystem tools to make and check disks with, qemu-img, PostgreSQL.
 # Kumomori itself needs none of them. Does nothing where all are there; without root it says what to install.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
+for folder in /usr/lib/postgresql/*/bin; do PATH="$PATH:$folder"; done  # Debian keeps a server's tools off the PATH
 
 packages=(
   acl attr           # setfacl, setfattr
@@ -10,11 +11,12 @@ packages=(
   cryptsetup-bin     # LUKS headers to recognise
   dosfstools e2fsprogs fdisk gdisk mount ntfs-3g util-linux xfsprogs
   openssl            # a certificate for a server of the tests
+  postgresql         # servers that the tests start and end themselves
   qemu-utils         # qemu-img, qemu-io
   clamav yara        # the commands that the benchmark compares with
 )
 tools=(setfacl setfattr mkfs.btrfs cryptsetup mkfs.vfat mke2fs debugfs e2fsck sfdisk sgdisk losetup mount mkfs.ntfs
-  mkfs.xfs openssl qemu-img qemu-io yara clamscan)
+  mkfs.xfs openssl initdb qemu-img qemu-io yara clamscan)
 
 missing=()
 for tool in "${tools[@]}"; do command -v "$tool" >/dev/null || missing+=("$tool"); done

@@ -1,0 +1,90 @@
+"""kill -9 anywhere in a scan: the next holder of the slot goes on with the step that was cut off, and nobody else does."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.scanner.fleet.workers import Site, done_once, eventually, kill
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("place", "finished", "repeated"),
+    [
+        pytest.param("claimed", 0, "", id="claimed-not-begun"),
+        pytest.param("in-0", 0, "", id="in-first-step"),
+        pytest.param("between-0", 1, "", id="between-first-and-second"),
+        pytest.param("in-1", 1, "", id="in-second-step"),
+        # at least once: an effect that was done and not yet written down is done again, so it must bear that
+        pytest.param("after-1", 1, "done-1", id="done-not-written-down"),
+        pytest.param("between-1", 2, "", id="between-second-and-third"),
+        pytest.param("in-2", 2, "", id="in-third-step"),
+        pytest.param("between-2", 3, "", id="before-the-store"),
+        pytest.param("in-store", 3, "", id="in-the-store"),
+    ],
+)
+def test_a_killed_scan_goes_on(site: Site, place: str, finished: int, repeated: str) -> None:
+    site.order("scan-a")
+    first = site.worker(hold=place)
+    site.held(first, place)
+    kill(first)
+
+    second = site.worker()
+    site.ended("scan-a")
+    begun = [event for event in site.events(second) if event.startswith("begin-")]
+    assert begun == [f"begin-{number}" for number in range(finished, 3)] + ["begin-store"]
+    done_once(site.events(), twice=repeated)
+    assert not any(event.startswith("ended-") for event in site.events())  # the workflow stored its end by itself
+
+
+def test_another_slots_worker_leaves_it_alone(site: Site) -> None:
+    """Also while the slot's own engine is recovering: in DBOS 3.4.0 recovered work lies on a queue that all look at."""
+    site.order("scan-a", "scan-b", "scan-c")
+    first = site.worker(hold="in-1")
+    site.held(first, "in-1")
+    other = site.worker(slot="slot-2")
+    kill(first)
+    site.order("scan-d")
+    site.ended("scan-d")  # the other one is at work
+    time.sleep(2.5)  # and has looked at its queues a few times
+    assert {line.scan for line in site.lines() if line.pid == other.pid and line.event.startswith("begin")} == {
+        "scan-d"
+    }
+
+    second = site.worker()
+    site.ended("scan-a", "scan-b", "scan-c")
+    by_scan = {scan: [line for line in site.lines() if line.scan == scan] for scan in ("scan-a", "scan-b", "scan-c")}
+    for lines in by_scan.values():
+        done_once(line.event for line in lines)
+        assert {line.pid for line in lines} <= {first.pid, second.pid}
+    assert second.poll() is None and other.poll() is None
+
+
+def test_an_asked_worker_ends_after_the_running_step_and_gives_its_slot_back(site: Site) -> None:
+    site.order("scan-a")
+    first = site.worker(hold="in-1", lease=60)
+    site.held(first, "in-1")
+    first.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert first.poll() is None  # the step runs
+    site.go()
+    assert first.wait(60) == 0
+    assert site.events(first)[-1] == "done-1"  # no further step, and no `finally`
+
+    began = time.monotonic()
+    second = site.worker(lease=60)
+    site.ended("scan-a")
+    assert time.monotonic() - began < 60  # it did not wait for the lease
+    done_once(site.events())
+    assert "begin-1" not in site.events(second)
+
+
+def test_a_scan_that_fails_is_told(site: Site) -> None:
+    site.order("scan-a")
+    worker = site.worker(FLEET_FAIL="1")
+    site.ended("scan-a")
+    eventually(lambda: "ended-failed" in site.events(worker), "told")
