@@ -13,6 +13,7 @@ import functools
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
@@ -23,13 +24,14 @@ from dbos._error import DBOSException  # it has no public name
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
-from core.errors import ConfigError, Error
+from core.errors import ConfigError, Error, Unavailable
 from scanner.fleet.database import Database, postgres_engine, prepare_file, set_up_sqlite
 
 # Only workflows of the same version are gone on with. It changes when running workflows could not go on in new code.
 APPLICATION_VERSION: Final = "1"
 SCHEMA: Final = "dbos"
 _BUSY_SECONDS: Final = 30
+_PAUSE_SECONDS: Final = 1.0
 _MAX_RECOVERIES: Final = 20  # a scan that takes its worker down each time must not do so for ever
 
 P = ParamSpec("P")
@@ -105,8 +107,21 @@ def durable(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
-    """A step of a workflow. It begins only while the slot is ours; whatever it raises becomes `StepFailed`."""
-    recorded = DBOS.step()(function)
+    """A step of a workflow. It begins only while the slot is ours; whatever it raises becomes `StepFailed`.
+
+    While the fleet's database is away (`Unavailable`) it is run again until it is back or the slot is lost.
+    """
+
+    @functools.wraps(function)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except Unavailable:
+                time.sleep(_PAUSE_SECONDS)
+                _GATE.check()
+
+    recorded = DBOS.step()(patient)
 
     @functools.wraps(function)
     def passed(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -23,7 +23,7 @@ STEPS: Final = 3
 JOURNAL: Final = Path(os.environ.get("FLEET_JOURNAL", "/nonexistent"))
 HOLD: Final = os.environ.get("FLEET_HOLD", "")  # the place to wait at, until the file `go` lies beside the journal
 CHILD: Final = "FLEET_CHILD" in os.environ
-FAIL: Final = "FLEET_FAIL" in os.environ
+FAIL: Final = os.environ.get("FLEET_FAIL", "")  # a step raises, and the workflow lets it: "raised", or not: "caught"
 CLOCK_OFFSET: Final = float(os.environ.get("FLEET_CLOCK_OFFSET", "0"))
 
 metadata: Final = MetaData()
@@ -64,7 +64,7 @@ def hold(place: str, scan_id: str) -> None:
 def effect(scan_id: str, number: int) -> int:
     journal(f"begin-{number}", scan_id)
     if FAIL:
-        raise Throttled("slow down", after=1.0)
+        raise Throttled("slow-down", after=1.0)
     if CHILD:
         child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"])
         journal(f"child-{child.pid}", scan_id)
@@ -90,7 +90,13 @@ def scan(scan_id: str) -> None:
     total = 0
     try:
         for number in range(STEPS):
-            total += effect(scan_id, number)
+            try:
+                total += effect(scan_id, number)
+            except engine.StepFailed as error:
+                journal(f"failed-{error.kind}-{error}", scan_id)
+                if FAIL == "raised":
+                    raise
+                total += number
             hold(f"between-{number}", scan_id)
     finally:
         journal("finally", scan_id)  # where a real scan gives up what it holds: not when its worker ends

@@ -85,6 +85,19 @@ def test_an_asked_worker_ends_after_the_running_step_and_gives_its_slot_back(sit
 
 def test_a_scan_that_fails_is_told(site: Site) -> None:
     site.order("scan-a")
-    worker = site.worker(FLEET_FAIL="1")
+    worker = site.worker(FLEET_FAIL="raised")
     site.ended("scan-a")
     eventually(lambda: "ended-failed" in site.events(worker), "told")
+
+
+def test_what_a_step_raised_is_the_same_from_memory(site: Site) -> None:
+    """Else a workflow that catches it would go another way after a crash."""
+    site.order("scan-a")
+    first = site.worker(hold="between-0", FLEET_FAIL="caught")
+    site.held(first, "between-0")
+    kill(first)
+    second = site.worker()
+    site.ended("scan-a")
+    for process in (first, second):
+        assert "failed-Throttled-slow-down" in site.events(process)
+    assert "begin-0" not in site.events(second)
