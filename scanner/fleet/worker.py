@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _check(options)
         module = cast(WorkModule, importlib.import_module(options.work))
         database = Database(options.database)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(0))  # nothing is begun yet
         slot = _taken(database, options)
         _run(database, slot, module, options)
     except ConfigError as error:

@@ -101,3 +101,18 @@ def test_what_a_step_raised_is_the_same_from_memory(site: Site) -> None:
     for process in (first, second):
         assert "failed-Throttled-slow-down" in site.events(process)
     assert "begin-0" not in site.events(second)
+
+
+def test_workers_that_start_at_once_on_a_new_database(site: Site) -> None:
+    """Each makes the engine's tables; a fifth stands by until a slot is free."""
+    workers = [site.worker(slot="") for _ in range(5)]
+    eventually(lambda: site.stderr().count("taken, epoch 1") == 4, f"four slots: {site.stderr()}")
+    site.order(*(f"scan-{number}" for number in range(8)))
+    site.ended(*(f"scan-{number}" for number in range(8)))
+    assert [worker.poll() for worker in workers] == [None] * 5
+    for number in range(8):
+        done_once(line.event for line in site.lines() if line.scan == f"scan-{number}")
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    assert [worker.wait(60) for worker in workers] == [0] * 5
+    assert "epoch 2" in site.stderr() or site.stderr().count("taken") == 4

@@ -66,7 +66,7 @@ class Site:
         environment = {**os.environ, "FLEET_JOURNAL": str(self.journal), "FLEET_HOLD": hold, **env}
         with (self.folder / "stderr").open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "scanner.fleet.worker", "--database", self.url, "--slot", slot, "--lease", str(lease),
+                [sys.executable, "-m", "scanner.fleet.worker", "--database", self.url, *(["--slot", slot] if slot else ["--slots", "4"]), "--lease", str(lease),
                  "--poll", "0.1", "--work", "tests.scanner.fleet.effects", *arguments],
                 cwd=ROOT, env=environment, stderr=stderr,
             )  # fmt: skip
