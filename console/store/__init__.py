@@ -1,0 +1,1 @@
+"""What the console remembers: one database, on SQLite or PostgreSQL."""
