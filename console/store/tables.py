@@ -112,9 +112,6 @@ instance = Table(
     Column("closed", UtcDateTime),
     # What the planner knows of it. `changed` is set whenever any of the above but the times is written, and cleared by the planner.
     Column("changed", sa.Boolean, nullable=False, default=True),
-    Column(
-        "announced", sa.Boolean, nullable=False, default=False
-    ),  # a new one: an event of its launch came, or its place is listed anyway
     Column("policy", sa.Text, nullable=False, default=""),
     Column("mode", sa.String(40), nullable=False, default=""),
     Column("unprotected", sa.Text, nullable=False, default=""),

@@ -126,7 +126,6 @@ def upgrade() -> None:
         sa.Column("last_seen", UtcDateTime(), nullable=False),
         sa.Column("closed", UtcDateTime(), nullable=True),
         sa.Column("changed", sa.Boolean(), nullable=False),
-        sa.Column("announced", sa.Boolean(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("mode", sa.String(length=40), nullable=False),
         sa.Column("unprotected", sa.Text(), nullable=False),
