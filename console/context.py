@@ -1,0 +1,70 @@
+"""What all parts of a running console share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, Request
+from sqlalchemy import Connection
+
+from client.model import Scope
+from console.guesses import Guesses
+from console.metrics import Metrics
+from console.settings import Settings
+from console.store.database import Database
+from console.store.tokens import Caller
+from console.wake import Wake
+from core.estate import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the policies say of an instance: the name of the one that counts, and its effective settings by full name.
+
+    `unprotected` says why it must not be scanned; empty if it may be.
+    """
+
+    policy: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    unprotected: str = ""
+
+
+class Policies(Protocol):
+    def version(self, connection: Connection) -> int:
+        """Of the policies that hold now; 0 if there are none yet."""
+        ...
+
+    def settle(self, connection: Connection, instances: Sequence[Instance]) -> Sequence[Settled]:
+        """What holds for each of `instances`, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Console:
+    settings: Settings
+    database: Database
+    policies: Policies
+    wake: Wake = field(default_factory=Wake)
+    metrics: Metrics = field(default_factory=Metrics)
+    guesses: Guesses = field(default_factory=Guesses)
+
+
+async def _console(request: Request) -> Console:
+    console: Console = request.app.state.console
+    return console
+
+
+async def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+TheConsole = Annotated[Console, Depends(_console)]
+TheCaller = Annotated[Caller, Depends(_caller)]
+
+
+def may_be(caller: Caller, fleet: str) -> bool:
+    """`caller` may speak for `fleet`."""
+    return caller.may(Scope.FLEET) and caller.may_be(fleet)

@@ -1,0 +1,244 @@
+"""The estate as fleets see it: what was listed is compared by digests, and only what differs is sent and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from client.digest import digest
+from client.model import ENDED, Compare, Compared, ScanState, Sighting
+from console.problems import Refused
+from console.store import orders, tables
+from console.store.database import Database
+from console.store.paging import chunks
+from core.estate import Instance, InstanceState, Place
+from core.text import printable
+
+INSTANCE: Final = TypeAdapter(Instance)
+_MOST_KEY: Final = 512
+_MOST_NAME: Final = 63
+_MOST_SEARCH: Final = 2_000
+_VANISHED: Final = "the machine is not there any more"
+
+
+@dataclass
+class Told:
+    """What came of a sighting: keys that are new or differ, and fleets that have new orders."""
+
+    changed: set[str] = field(default_factory=set)
+    fleets: set[str] = field(default_factory=set)
+
+
+def compare(database: Database, fleet: str, listing: Compare, now: datetime) -> tuple[Compared, set[str]]:
+    """Which instances differ or are not known, and how many were closed; then the fleets that have new orders.
+
+    Rows of instances are written only where one vanished. An older listing than the last whole one closes nothing: it comes late.
+    Raises `Refused`: 404 or 403 for an account that is not this fleet's.
+    """
+    place = listing.place
+    listed = min(listing.listed, now)
+    with database.read() as connection:
+        _own(connection, fleet, [place])
+        known = connection.execute(
+            sa.select(
+                tables.instance.c.id,
+                tables.instance.c.key,
+                tables.instance.c.digest,
+                tables.instance.c.state,
+                tables.instance.c.closed.is_(None),
+                tables.instance.c.last_seen,
+            ).where(*_in(tables.instance, place))
+        ).all()
+        last = connection.execute(sa.select(tables.place.c.reconciled).where(*_in(tables.place, place))).scalar()
+    late = last is not None and last > listed
+    digests = listing.digests
+    current: set[str] = set()
+    vanished = []
+    for id_, key, seen_digest, state, is_open, last_seen in known:
+        given = digests.get(id_)
+        if given is None:
+            if is_open and last_seen < listed:
+                vanished.append(key)
+        elif given == seen_digest and (is_open or state == InstanceState.TERMINATED.value):
+            current.add(id_)
+    wanted = tuple(id_ for id_ in digests if id_ not in current)
+    told: set[str] = set()
+    closed = 0
+    with database.write() as connection:
+        if listing.complete and not late:
+            keys, told = close(connection, vanished, now, before=listed, seen=last)
+            closed = len(keys)
+        _place_seen(connection, listing, listed, complete=listing.complete and not late)
+    return Compared(wanted=wanted, closed=closed), told
+
+
+def _place_seen(connection: Connection, listing: Compare, listed: datetime, *, complete: bool) -> None:
+    table = tables.place
+    values: dict[str, Any] = {"problem": listing.problem}
+    if complete:
+        values["reconciled"] = listed
+    place = listing.place
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    connection.execute(
+        insert.values(cloud=place.cloud, account=place.account, region=place.region, **values).on_conflict_do_update(
+            index_elements=["cloud", "account", "region"], set_=values
+        )
+    )
+
+
+def sight(database: Database, fleet: str, sighting: Sighting, now: datetime) -> Told:
+    """Write down instances as they are now. One that is terminated is closed; one that was closed and is there again is opened.
+
+    Raises `Refused`: 404 or 403 for an account that is not this fleet's, 422 for names that are none.
+    """
+    seen = min(sighting.seen, now)
+    rows = {str(instance): _row(instance, seen) for instance in sighting.instances}
+    told = Told()
+    with database.write() as connection:
+        _own(connection, fleet, [instance.place for instance in sighting.instances])
+        table = tables.instance
+        known = {
+            row.key: row
+            for row in connection.execute(
+                sa.select(table.c.key, table.c.digest, table.c.closed, table.c.last_seen)
+                .where(table.c.key.in_(list(rows)))
+                .order_by(table.c.key)
+                .with_for_update()
+            )
+        }
+        gone = []
+        for key in sorted(rows):
+            row, old = rows[key], known.get(key)
+            if old is None:
+                _insert(connection, row)
+            elif seen < old.last_seen:
+                continue  # an older sighting that comes late
+            elif old.digest == row["digest"] and old.closed is None:
+                connection.execute(table.update().where(table.c.key == key).values(last_seen=seen))
+            else:
+                values = {name: value for name, value in row.items() if name != "first_seen"}
+                connection.execute(table.update().where(table.c.key == key).values(closed=None, **values))
+            if row["state"] == InstanceState.TERMINATED.value:
+                gone.append(key)
+            if old is None or old.digest != row["digest"] or old.closed is not None:
+                told.changed.add(key)
+        if gone:
+            _, told.fleets = close(connection, gone, now)
+    return told
+
+
+def _insert(connection: Connection, row: Mapping[str, Any]) -> None:
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(tables.instance)
+    values = {name: value for name, value in row.items() if name != "first_seen"}
+    connection.execute(
+        insert.values(**row).on_conflict_do_update(index_elements=["key"], set_={"closed": None, **values})
+    )
+
+
+def close(
+    connection: Connection,
+    keys: Sequence[str],
+    now: datetime,
+    *,
+    before: datetime | None = None,
+    seen: datetime | None = None,
+) -> tuple[list[str], set[str]]:
+    """Close instances that are open (and, with `before`, were last seen before it), and stop their scans.
+
+    `seen`: when their place was last listed whole, with them in it. The keys that were closed, and the fleets that have new orders.
+    """
+    table = tables.instance
+    closed: list[str] = []
+    for some in chunks(sorted(keys)):
+        conditions: list[sa.ColumnElement[bool]] = [table.c.key.in_(some), table.c.closed.is_(None)]
+        if before is not None:
+            conditions.append(table.c.last_seen < before)
+        last_seen = table.c.last_seen
+        if seen is not None:
+            last_seen = sa.case((table.c.last_seen < seen, seen), else_=table.c.last_seen)  # type: ignore[assignment]
+        closed.extend(
+            connection.execute(
+                table.update()
+                .where(*conditions)
+                .values(closed=now, next_scan=None, changed=True, last_seen=last_seen)
+                .returning(table.c.key)
+            ).scalars()
+        )
+    return closed, stop_scans_of(connection, closed, ScanState.GONE, _VANISHED, now)
+
+
+def stop_scans_of(
+    connection: Connection, machines: Sequence[str], end: ScanState, detail: str, now: datetime
+) -> set[str]:
+    """The fleets that have new orders."""
+    scans: list[str] = []
+    for some in chunks(machines):
+        scans.extend(
+            connection.execute(
+                sa.select(tables.scan.c.id).where(tables.scan.c.machine.in_(some), tables.scan.c.state.not_in(ENDED))
+            ).scalars()
+        )
+    told: set[str] = set()
+    for some in chunks(scans):
+        told |= orders.stop(connection, some, end, detail, now)
+    return told
+
+
+def _in(table: sa.Table, place: Place) -> tuple[sa.ColumnElement[bool], ...]:
+    return (table.c.cloud == place.cloud, table.c.account == place.account, table.c.region == place.region)
+
+
+def _own(connection: Connection, fleet: str, places: Iterable[Place]) -> None:
+    wanted = {(checked(place.cloud, _MOST_NAME), checked(place.account, _MOST_NAME)) for place in places}
+    for place in places:
+        checked(place.region, _MOST_NAME)
+    table = tables.account
+    for cloud, account in sorted(wanted):
+        owner = connection.execute(
+            sa.select(table.c.fleet).where(table.c.cloud == cloud, table.c.account == account)
+        ).scalar()
+        if owner is None:
+            raise Refused(404, f"no account {cloud}://{account} is enrolled")
+        if owner != fleet:
+            raise Refused(403, f"the account {cloud}://{account} is not this fleet's")
+
+
+def checked(text: str, most: int = _MOST_KEY) -> str:
+    """A name that a database, a log and an address can hold. Raises `Refused` (422)."""
+    if len(text) > most or not text.isprintable():
+        raise Refused(
+            422, f"a name of {len(text)} characters, or with characters that cannot be printed: {text[:80]!r}"
+        )
+    return text
+
+
+def _row(instance: Instance, seen: datetime) -> dict[str, Any]:
+    if instance.launched is not None and instance.launched.tzinfo is None:
+        raise Refused(422, "launched: a time without an offset")
+    key = checked(str(instance))
+    if not instance.id:
+        raise Refused(422, "an instance without an id")
+    return {
+        "key": key,
+        "cloud": instance.place.cloud,
+        "account": instance.place.account,
+        "region": instance.place.region,
+        "id": checked(instance.id),
+        "name": instance.name,
+        "search": printable(f"{key} {instance.name}").lower()[:_MOST_SEARCH],
+        "state": instance.state.value,
+        "image": checked(instance.image),
+        "digest": digest(instance),
+        "document": INSTANCE.dump_python(instance, mode="json"),
+        "launched": instance.launched,
+        "first_seen": seen,
+        "last_seen": seen,
+        "changed": True,
+    }
