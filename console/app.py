@@ -52,6 +52,7 @@ def create_app(settings: Settings, policies: Policies | None = None) -> FastAPI:
             database.close()
 
     app = FastAPI(
+        redirect_slashes=False,
         title="Kumomori console",
         version=version("kumomori"),
         lifespan=lifespan,

@@ -18,6 +18,7 @@ from console.problems import STATUSES, Refused
 from console.store import tokens
 
 SCOPE: Final = "x-scope"
+NOBODY: Final = "none"  # the scope of a route that needs no token
 MOST_BODY: Final = "x-most-body-bytes"
 MOST_BODY_BYTES: Final = 1 << 20  # where a route does not say more
 SECURITY: Final = "token"  # the name of the scheme in the OpenAPI document
@@ -27,7 +28,7 @@ _COMMON: Final = (401, 403, 422, 429, 503)
 def needs(scope: Scope | None, *refusals: int, most_body_bytes: int = MOST_BODY_BYTES) -> dict[str, Any]:
     """What a route says of itself: its scope (None: no token needed), and the statuses it refuses with beside the usual ones."""
     statuses = sorted({*refusals, *_COMMON} if scope else {*refusals, 422, 503})
-    extra: dict[str, Any] = {SCOPE: scope.value if scope else None, MOST_BODY: most_body_bytes}
+    extra: dict[str, Any] = {SCOPE: scope.value if scope else NOBODY, MOST_BODY: most_body_bytes}
     extra["security"] = [{SECURITY: []}] if scope else []
     return {
         "openapi_extra": extra,
@@ -42,13 +43,15 @@ class Guarded(APIRoute):
         extra = settings.get("openapi_extra") or {}
         if SCOPE not in extra:
             raise TypeError(f"the route {path} does not say which scope it needs")
+        if not settings.get("include_in_schema", True):
+            raise TypeError(f"the route {path} would be hidden")
         settings["operation_id"] = settings.get("operation_id") or endpoint.__name__
         super().__init__(path, endpoint, **settings)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         extra = self.openapi_extra or {}
-        scope = Scope(extra[SCOPE]) if extra[SCOPE] else None
+        scope = None if extra[SCOPE] == NOBODY else Scope(extra[SCOPE])
         most = int(extra[MOST_BODY])
 
         async def guarded(request: Request) -> Response:

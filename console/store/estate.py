@@ -22,6 +22,7 @@ from core.estate import Instance, InstanceState, Place
 from core.text import printable
 
 INSTANCE: Final = TypeAdapter(Instance)
+_TERMINATED: Final = InstanceState.TERMINATED.value
 _MOST_KEY: Final = 512
 _MOST_NAME: Final = 63
 _MOST_SEARCH: Final = 2_000
@@ -66,7 +67,7 @@ def compare(database: Database, fleet: str, listing: Compare, now: datetime) -> 
         if given is None:
             if is_open and last_seen < listed:
                 vanished.append(key)
-        elif given == seen_digest and (is_open or state == InstanceState.TERMINATED.value):
+        elif given == seen_digest and (is_open or state == _TERMINATED):
             current.add(id_)
     wanted = tuple(id_ for id_ in digests if id_ not in current)
     told: set[str] = set()
@@ -113,32 +114,36 @@ def sight(database: Database, fleet: str, sighting: Sighting, now: datetime) -> 
                 .with_for_update()
             )
         }
-        gone = []
+        new, again, same = [], [], []
         for key in sorted(rows):
-            row, old = rows[key], known.get(key)
+            old = known.get(key)
             if old is None:
-                _insert(connection, row)
+                new.append(rows[key])
             elif seen < old.last_seen:
                 continue  # an older sighting that comes late
-            elif old.digest == row["digest"] and old.closed is None:
-                connection.execute(table.update().where(table.c.key == key).values(last_seen=seen))
+            elif old.digest == rows[key]["digest"] and (old.closed is None or rows[key]["state"] == _TERMINATED):
+                same.append(key)
             else:
-                values = {name: value for name, value in row.items() if name != "first_seen"}
-                connection.execute(table.update().where(table.c.key == key).values(closed=None, **values))
-            if row["state"] == InstanceState.TERMINATED.value:
-                gone.append(key)
-            if old is None or old.digest != row["digest"] or old.closed is not None:
-                told.changed.add(key)
+                again.append(rows[key])
+        _upsert(connection, new)
+        _upsert(connection, again)
+        for some in chunks(same):
+            connection.execute(table.update().where(table.c.key.in_(some)).values(last_seen=seen))
+        told.changed = {row["key"] for row in (*new, *again)}
+        gone = [row["key"] for row in (*new, *again) if row["state"] == _TERMINATED]
         if gone:
             _, told.fleets = close(connection, gone, now)
     return told
 
 
-def _insert(connection: Connection, row: Mapping[str, Any]) -> None:
+def _upsert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Open, with what is known now; `first_seen` stays if somebody wrote the row in between."""
+    if not rows:
+        return
     insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(tables.instance)
-    values = {name: value for name, value in row.items() if name != "first_seen"}
+    values = {name: insert.excluded[name] for name in rows[0] if name not in {"key", "first_seen"}}
     connection.execute(
-        insert.values(**row).on_conflict_do_update(index_elements=["key"], set_={"closed": None, **values})
+        insert.on_conflict_do_update(index_elements=["key"], set_={**values, "closed": None}), list(rows)
     )
 
 

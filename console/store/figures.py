@@ -22,15 +22,14 @@ def of(connection: Connection) -> CollectorRegistry:
     instances = Gauge("kumomori_instances", "Machines that are there.", ["protected"], registry=registry)
     table = tables.instance
     unprotected = table.c.unprotected != ""
-    rows = dict(
-        connection.execute(
+    counts: dict[bool, int] = {
+        bool(flag): count
+        for flag, count in connection.execute(
             sa.select(unprotected, sa.func.count()).where(table.c.closed.is_(None)).group_by(unprotected)
         )
-        .tuples()
-        .all()
-    )
-    instances.labels("yes").set(rows.get(False, 0))
-    instances.labels("no").set(rows.get(True, 0))
+    }
+    instances.labels("yes").set(counts.get(False, 0))
+    instances.labels("no").set(counts.get(True, 0))
     gaps = Gauge("kumomori_gaps", "Things that the last scans did not look at.", ["reason"], registry=registry)
     gap = tables.gap
     for reason, count in connection.execute(sa.select(gap.c.reason, sa.func.sum(gap.c.count)).group_by(gap.c.reason)):
