@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, MetaData, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, SmallInteger, String, Table, Text
 
 metadata: Final = MetaData()
 
@@ -18,4 +18,102 @@ slot: Final = Table(
     Column("epoch", BigInteger, nullable=False, server_default="0"),
     Column("lease_ends_ms", BigInteger, nullable=False, server_default="0"),
     Column("heartbeat_ms", BigInteger, nullable=False, server_default="0"),
+)
+
+# A scan that was ordered. `order` is its `client.model.ScanOrder` as JSON; the columns beside it are what is searched by.
+# Who writes an order down inserts it as `waiting`; what comes after is the business of `admission.py`.
+scan: Final = Table(
+    "scan",
+    metadata,
+    Column("id", String(63), primary_key=True),
+    Column("order", Text, nullable=False),
+    Column("kind", String(16), nullable=False),  # client.model.ScanKind
+    Column("machine", String(512), nullable=False),
+    Column("cloud", String(40), nullable=False),
+    Column("account", String(200), nullable=False),
+    Column("region", String(200), nullable=False),
+    Column("placement", String(512), nullable=False, server_default=""),  # the host it runs on; empty: unknown
+    Column("priority", SmallInteger, nullable=False),  # place of the order's `why` in `client.model.Why`: 0 comes first
+    Column("not_before_ms", BigInteger, nullable=False),  # moved on when it is tried again
+    Column("not_after_ms", BigInteger),  # it starts until then or is missed
+    Column("most_per_host", Integer),  # limits of its policy; NULL: none
+    Column("most_per_account", Integer),
+    Column("state", String(16), nullable=False),  # client.model.ScanState
+    Column("step", String(40), nullable=False, server_default=""),
+    Column("detail", String(1000), nullable=False, server_default=""),  # why it is tried again
+    Column("slot", String(64)),  # whose it is while it runs
+    Column("attempt", Integer, nullable=False, server_default="0"),  # how often it was begun
+    Column("failures", Integer, nullable=False, server_default="0"),  # … and failed for a reason that may pass
+    Column("stop", Boolean, nullable=False, server_default="0"),
+    Column("pause", Boolean, nullable=False, server_default="0"),
+    Column("written_ms", BigInteger, nullable=False),
+    Column("progress_ms", BigInteger),  # the last sign of life of a running one
+    Column("started_ms", BigInteger),
+    Column("ended_ms", BigInteger),
+    Index("scan_by_turn", "state", "priority", "not_before_ms"),
+    Index("scan_by_machine", "machine", "state"),
+    Index("scan_by_slot", "slot", "state"),
+)
+
+# The ledger: what was made in clouds, or is about to be, and was not taken away yet. See `cloud.Ledger`.
+resource: Final = Table(
+    "resource",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("cloud", String(40), nullable=False),
+    Column("account", String(200), nullable=False),
+    Column("region", String(200), nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("id", String(256), nullable=False),  # empty: only the intention is known
+    Column("token", String(200), nullable=False),  # the attempt at a scan that it is for, see `admission.token`
+    Column("installation", String(200), nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("of", String(256), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("kept_for", String(63)),  # the base that it belongs to; it stays as long as that does
+    Column("made_ms", BigInteger, nullable=False),
+    Index("resource_by_token", "token"),
+    Index("resource_by_place", "cloud", "account", "region"),
+)
+
+# What the next scan of a machine begins from. `object` names the manifest, `snapshots` is a JSON list of `core.estate.Snapshot`:
+# those that it was made of, ours (in `resource`, with `kept_for`) or an image's own.
+base: Final = Table(
+    "base",
+    metadata,
+    Column("scan", String(63), primary_key=True),
+    Column("machine", String(512), nullable=False),
+    Column("object", String(200), nullable=False),
+    Column("snapshots", Text, nullable=False),
+    Column("made_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),  # by the policy of its scan
+    Column("bytes", BigInteger, nullable=False),  # of snapshots and manifest
+    Column("usd_month", Float, nullable=False),
+    Index("base_by_machine", "machine", "made_ms"),
+)
+
+# What a running scan found, until it ends: a worker that dies loses nothing of it.
+draft: Final = Table(
+    "draft",
+    metadata,
+    Column("scan", String(63), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("facts", Text, nullable=False),  # JSON, see `workflow.Found`
+    Column("report", Text, nullable=False),  # as in `client.model.ResultIn`
+)
+
+# Results for the console, each a `client.model.ResultIn` as JSON; `sent_ms` is when the console had it.
+outbox: Final = Table(
+    "outbox",
+    metadata,
+    Column("scan", String(63), primary_key=True),
+    Column("result", Text, nullable=False),
+    Column("made_ms", BigInteger, nullable=False),
+    Column("sent_ms", BigInteger),
+    Index("outbox_by_turn", "sent_ms", "made_ms"),
+)
+
+# Words that must outlive every process, by name: see `kept.py`.
+setting: Final = Table(
+    "setting", metadata, Column("name", String(100), primary_key=True), Column("value", Text, nullable=False)
 )

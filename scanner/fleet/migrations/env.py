@@ -1,0 +1,12 @@
+"""Alembic's side of `upgrade`: runs on the connection that it is given, in that connection's transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from scanner.fleet.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=metadata, version_table="fleet_version"
+)
+context.run_migrations()
