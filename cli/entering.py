@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import boto3
-
 from cli.aws import Access
-from cloud.aws.accounts import Account, Role, Sessions, Unreachable, enabled_regions, list_accounts, places
+from cloud.aws.accounts import Account, Role, Sessions, Unreachable, list_accounts, places
 from cloud.aws.connector import AwsConnector, connect
+from cloud.aws.enter import enter
 from cloud.aws.inventory import Rules
 from cloud.aws.prices import Calls, Expected, Prices, first_scan, later_scan
 from cloud.aws.sharing import ScannerAccount
-from core.errors import AccessDenied, CloudError, ConfigError
+from core.errors import CloudError, ConfigError
 from core.estate import Disk, Place
 
 _HOME: Final = "us-east-1"  # where an account is asked for its regions, if nothing else is named
@@ -45,27 +44,16 @@ def connector(access: Access, place: Place, installation: str, rules: Rules | No
             raise ConfigError("--lend needs the role in the other account (--role), and --copy-key goes with --lend")
         reader = sessions.identity(sessions.base, home)
         scanner = ScannerAccount(reader, sessions.base, access.copy_key)
-    if role is not None:
-        session = sessions.assume(place.account, role, home)
-    else:
-        session = sessions.base
-        mine = sessions.identity(session, home)
-        if mine != place.account:
-            raise ConfigError(
-                f"{place}: the credentials are those of account {mine}; give a role of account {place.account} with --role"
-            )
-    _check_region(sessions, session, place, home)
-    return connect(sessions, session, place.account, place.region, installation, rules=rules, scanner=scanner)
-
-
-def _check_region(sessions: Sessions, session: boto3.Session, place: Place, home: str) -> None:
-    """What a region says that is not enabled does not tell that it is not. Raises `ConfigError`."""
-    try:
-        enabled = enabled_regions(sessions.client(session, "ec2", home), place.account)
-    except AccessDenied:
-        return  # `cloud check` names it
-    if place.region not in enabled:
-        raise ConfigError(f"{place}: the region is not enabled for this account, or there is none of that name")
+    return enter(
+        sessions,
+        place,
+        role,
+        installation,
+        home=home,
+        rules=rules,
+        scanner=scanner,
+        give_a_role="a role with --role",
+    )
 
 
 def connectors(

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from cloud import Connector
 from core.errors import ConfigError, Error
@@ -126,6 +126,8 @@ class FileLedger:
                 "(id = ? OR (id = '' AND of = ?))",
                 (place.cloud, place.account, place.region, resource.kind, resource.token, resource.id, resource.of),
             )
+        if not self.is_alive(resource.token):
+            self.forget_lock(resource.token)
 
     @contextmanager
     def _stored(self) -> Iterator[sqlite3.Connection]:
@@ -171,6 +173,21 @@ class FileLedger:
                 "UPDATE resource SET kept = 0 WHERE cloud = ? AND account = ? AND region = ?",
                 (place.cloud, place.account, place.region),
             )
+
+    # Memory
+
+    def dead(self, place: Place) -> list[Resource]:
+        left = [one for one in self.entries(place) if not self.is_alive(one.token)]
+        still = set(self.entries(place))  # one that ended meanwhile may have kept what it made
+        return [one for one in left if one in still]
+
+    def is_abandoned(self, resource: Resource, now: datetime) -> bool:
+        if self.is_alive(resource.token) or resource.id in self.kept_ids():  # in this order: what ends may keep it
+            return False
+        return resource.expires <= now or any(one.token == resource.token for one in self.entries(resource.place))
+
+    def is_settled(self, resource: Resource, now: datetime) -> bool:
+        return self.age_seconds(resource, now) > LISTED_SECONDS
 
     def age_seconds(self, resource: Resource, now: datetime) -> float:
         """Since it was intended."""
@@ -243,8 +260,26 @@ def _resource(row: tuple[str, ...]) -> Resource:
     return Resource(Place(cloud, account, region), kind, id_, token, installation, datetime.fromisoformat(expires), of)
 
 
+class Memory(Protocol):
+    """What a sweeper knows of what was made. All of it is asked anew for each resource: scans begin and end meanwhile."""
+
+    def dead(self, place: Place) -> list[Resource]:
+        """What is written down there and is needed by nobody: its scan has ended, and it was not kept."""
+        ...
+
+    def is_abandoned(self, resource: Resource, now: datetime) -> bool:
+        """Whether nobody needs what the cloud says is there. Asked after it was listed."""
+        ...
+
+    def is_settled(self, resource: Resource, now: datetime) -> bool:
+        """Of an intention: what came of it would be listed by now."""
+        ...
+
+    def gone(self, resource: Resource) -> None: ...
+
+
 def sweep(
-    ledger: FileLedger, connector: Connector, place: Place, *, dry_run: bool = False, now: datetime | None = None
+    ledger: Memory, connector: Connector, place: Place, *, dry_run: bool = False, now: datetime | None = None
 ) -> Iterator[tuple[Resource, Error | None]]:
     """Delete what dead scans left in `place`: what the ledger knows of, and what carries our tag and has expired.
 
@@ -252,19 +287,9 @@ def sweep(
     if what carries our tag cannot be listed.
     """
     now = now or datetime.now(UTC)
-    known = ledger.entries(place)
-    left = [one for one in known if not ledger.is_alive(one.token)]
-    still = set(ledger.entries(place))  # one that ended meanwhile may have kept what it made
-    left = [one for one in left if one in still]
-    ids = {one.id for one in known if one.id}
-    alive = {one.token for one in known} - {one.token for one in left}
-    kept = ledger.kept_ids()
-    for one in connector.owned():
-        dead = any(other.token == one.token for other in left)
-        if one.id in ids or one.id in kept or one.token in alive or not (dead or one.expires <= now):
-            continue
-        if not ledger.is_alive(one.token):  # asked again: it may have begun since
-            left.append(one)
+    left = ledger.dead(place)
+    ids = {one.id for one in left if one.id}
+    left += [one for one in connector.owned() if one.id not in ids and ledger.is_abandoned(one, now)]
     for one in left:
         if dry_run:
             yield one, None
@@ -274,9 +299,8 @@ def sweep(
         except Error as error:
             yield one, error
             continue
-        if one.id or ledger.age_seconds(one, now) > LISTED_SECONDS:
+        if one.id or ledger.is_settled(one, now):
             ledger.gone(one)
-            ledger.forget_lock(one.token)
         yield one, None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -144,17 +144,34 @@ def scan_instance(
     Raises `ConfigError`, and `CloudError` if nothing of it could be snapshotted for a reason that is the instance's.
     """
     token = f"scan-{uuid.uuid4()}"
-    disks = sorted(instance.disks, key=lambda disk: (not disk.boot, disk.device, disk.id))  # the same order each time
+    disks = in_order(instance.disks)
     if not disks:
         raise ConfigError(f"{instance}: has no disk to scan")
     if options.since:  # before anything is made
         _earlier(options.since, [Snapshot(one.place, "" if one.obstacle else one.id, one.id) for one in disks])
     with ledger.scan(token), _snapshots(connector, disks, token, options, ledger, warn) as made:
         tell(f"waiting for {len(made)} snapshot{'' if len(made) == 1 else 's'}")
-        ready = [_settled(connector, one, options.ready_seconds) for one in made]
+        ready = [settled(connector, one, options.ready_seconds) for one in made]
         tell("reading")
         report = scan_snapshots(connector, ready, options, ledger, listener=listener, warn=warn)
     return report, ready
+
+
+def in_order(disks: Iterable[Disk]) -> list[Disk]:
+    """The disks of a machine in the same order each time, the boot disk first."""
+    return sorted(disks, key=lambda disk: (not disk.boot, disk.device, disk.id))
+
+
+def intentions(
+    disks: Sequence[Disk], token: str, installation: str, lifetime_seconds: float = LIFETIME_SECONDS
+) -> dict[str, Resource]:
+    """By disk, what a ledger is told before their snapshots are made."""
+    expires = datetime.now(UTC) + timedelta(seconds=lifetime_seconds)
+    return {
+        disk.id: Resource(disk.place, "snapshot", "", token, installation, expires, of=disk.id)
+        for disk in disks
+        if not disk.obstacle
+    }
 
 
 @contextmanager
@@ -167,12 +184,7 @@ def _snapshots(
     warn: Callable[[str], None],
 ) -> Iterator[Sequence[Snapshot]]:
     """One snapshot for each disk (those that cannot be are FAILED), gone at the end unless they are kept."""
-    expires = datetime.now(UTC) + timedelta(seconds=LIFETIME_SECONDS)
-    intended = {
-        disk.id: Resource(disk.place, "snapshot", "", token, ledger.installation, expires, of=disk.id)
-        for disk in disks
-        if not disk.obstacle
-    }
+    intended = intentions(disks, token, ledger.installation)
     made: Sequence[Snapshot] = ()
     for resource in intended.values():
         ledger.intend(resource)
@@ -184,7 +196,7 @@ def _snapshots(
         return connector.snapshot(disks, token=token)
 
     try:
-        made = _asked(make)
+        made = asked(make)
         for one in made:
             if one.id and one.disk in intended:
                 ledger.made(replace(intended[one.disk], id=one.id))
@@ -211,7 +223,7 @@ def _put_away(
         kept = keep and there.id
         try:
             if not kept:
-                _asked(lambda one=there: connector.delete(one))  # type: ignore[misc]
+                asked(lambda one=there: connector.delete(one))  # type: ignore[misc]
         except Error as error:
             warn(f"{there.id or there.token}: is not deleted yet ({error}); `kumomori cloud sweep` tries again")
             continue
@@ -234,42 +246,48 @@ def _delete_leftovers(connector: Connector, made: Sequence[Snapshot], warn: Call
     """What the same calls made beside them: nobody will look for it by its id."""
     try:
         for one in list(connector.leftovers(made)):
-            _asked(lambda one=one: connector.delete(one))  # type: ignore[misc]
+            asked(lambda one=one: connector.delete(one))  # type: ignore[misc]
     except Error as error:
         warn(f"{made[0].place}: what was made twice is not deleted yet ({error}); it is when it has expired")
 
 
-def _asked(call: Callable[[], _T]) -> _T:
+def asked(call: Callable[[], _T], pause: Callable[[float], None] | None = None) -> _T:
     """The same call again while it is throttled or fails; what is denied or gone is not asked for again."""
+    wait = pause or time.sleep
     for number in range(_TRIES):
         try:
             return call()
         except Throttled as error:
             if number == _TRIES - 1:
                 raise
-            time.sleep(min(error.after, 60.0))
+            wait(min(error.after, 60.0))
         except CloudError as error:
             if type(error) is not CloudError or number == _TRIES - 1:
                 raise
-            time.sleep(min(2.0**number * _FIRST_TRY_SECONDS, 10.0))
+            wait(min(2.0**number * _FIRST_TRY_SECONDS, 10.0))
     raise AssertionError("unreachable")
 
 
-def _settled(connector: Connector, snapshot: Snapshot, seconds: float) -> Snapshot:
-    """When it is ready or will never be; FAILED with the reason if it stays pending for so long or cannot be asked for."""
+def settled(
+    connector: Connector, snapshot: Snapshot, seconds: float, pause: Callable[[float], None] | None = None
+) -> Snapshot:
+    """When it is ready or will never be; FAILED with the reason if it stays pending for so long or cannot be asked for.
+
+    `pause` waits so many seconds; what it raises goes on.
+    """
     ends = time.monotonic() + seconds
-    pause = _FIRST_LOOK_SECONDS
+    next_look = _FIRST_LOOK_SECONDS
     while snapshot.state is SnapshotState.PENDING:
         left = ends - time.monotonic()
         if left <= 0:
             detail = f"it is still pending after {seconds:g} s, at {snapshot.progress_percent} %"
             return replace(snapshot, state=SnapshotState.FAILED, detail=detail)
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, _LAST_LOOK_SECONDS)
+        (pause or time.sleep)(min(next_look, left))
+        next_look = min(2 * next_look, _LAST_LOOK_SECONDS)
         try:
             snapshot = connector.refresh(snapshot)
         except Throttled as error:
-            pause = max(pause, min(error.after, 60.0))
+            next_look = max(next_look, min(error.after, 60.0))
         except Gone as error:
             return replace(snapshot, state=SnapshotState.GONE, detail=str(error))
         except CloudError as error:

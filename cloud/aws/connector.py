@@ -17,7 +17,7 @@ from cloud.aws.blocks import SnapshotSource, changed_extents, open_snapshot
 from cloud.aws.errors import translated_errors
 from cloud.aws.inventory import Rules, attached, instance_id, iter_instances
 from cloud.aws.keys import describe_key
-from cloud.aws.listing import list_images, list_instances, list_snapshots
+from cloud.aws.listing import find_image, find_instance, list_images, list_instances, list_snapshots
 from cloud.aws.sharing import ScannerAccount, lent
 from cloud.aws.snapshots import KIND, MOST_EXCLUDED, Ours, utc_now
 from cloud.aws.tags import OF, plain
@@ -72,6 +72,14 @@ class AwsConnector:
     def instances(self) -> Iterator[Instance]:
         """Streamed. Raises `AccessDenied`, `Throttled`, `CloudError`, also in the middle."""
         return list_instances(self.ec2, self.place, self.rules)
+
+    def instance(self, wanted: str) -> Instance:
+        """One of them as it is now. Raises `Gone`, and as `instances`."""
+        return find_instance(self.ec2, self.place, self.rules, wanted)
+
+    def image(self, wanted: str) -> Image:
+        """Raises `Gone`, `AccessDenied`, `Throttled`, `CloudError`."""
+        return find_image(self.ec2, self.place, wanted)
 
     def images(self, of: Literal["own", "shared"] = "own") -> Iterator[Image]:
         return list_images(self.ec2, self.place, of=of)

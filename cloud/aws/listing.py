@@ -22,7 +22,7 @@ from cloud.aws.inventory import (
     to_snapshot,
     to_volume,
 )
-from core.errors import CloudError
+from core.errors import CloudError, Gone
 from core.estate import Image, Instance, Place, Snapshot
 
 if TYPE_CHECKING:
@@ -48,6 +48,29 @@ def list_instances(ec2: EC2Client, place: Place, rules: Rules) -> Iterator[Insta
             volumes = attached_volumes(ec2, place, [instance_id(raw) for raw in some if raw.get("BlockDeviceMappings")])
             for raw in some:
                 yield to_instance(raw, place, rules, volumes, types.get(str(raw.get("InstanceType")), ()))
+
+
+def find_instance(ec2: EC2Client, place: Place, rules: Rules, wanted: str) -> Instance:
+    """One instance with its disks as they are now. Raises `Gone` if it is not there, and as `list_instances`."""
+    with translated_errors("ec2:DescribeInstances", wanted):
+        answer = ec2.describe_instances(InstanceIds=[wanted])
+    types: dict[str, tuple[LocalDisks, ...]] = {}
+    for raw in iter_instances(answer):
+        if instance_id(raw) == wanted:
+            _learn_types(ec2, place, [raw], types)
+            volumes = attached_volumes(ec2, place, [wanted])
+            return to_instance(raw, place, rules, volumes, types.get(str(raw.get("InstanceType")), ()))
+    raise Gone(f"{place}/{wanted}: there is no such instance")
+
+
+def find_image(ec2: EC2Client, place: Place, wanted: str) -> Image:
+    """One image, whosever it is. Raises `Gone` if it is not there or not to be seen, and as `list_images`."""
+    with translated_errors("ec2:DescribeImages", wanted):
+        answer = ec2.describe_images(ImageIds=[wanted])
+    for raw in answer.get("Images", ()):
+        if (found := to_image(raw, place)).id == wanted:
+            return found
+    raise Gone(f"{place}/{wanted}: there is no such image")
 
 
 def attached_volumes(ec2: EC2Client, place: Place, instances: Sequence[str]) -> dict[str, Volume]:

@@ -122,6 +122,11 @@ def later_scan(disk: Expected) -> Calls:
     )
 
 
+def storage_usd_month(size_bytes: int, written: float = 0.5, prices: Prices | None = None) -> float:
+    """What a kept snapshot of a disk of that size costs a month, as if nothing of it were shared with another one."""
+    return float((prices or Prices()).storage_per_gib_month * Decimal(written) * size_bytes / _GIB)
+
+
 def _blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES)
 
