@@ -1,0 +1,303 @@
+"""Which scans wait, run and have ended: every change of that in one transaction, so that no limit can be passed.
+
+A scan waits until a worker with room claims it for its slot. What it makes in a cloud carries the *token* of that attempt. It
+ends in one transaction with its result for the console, or is put back to wait and is tried again under another token.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
+
+from client.model import ENDED, ResultIn, ScanOrder, ScanState, Why
+from core.text import printable
+from scanner.fleet import kept
+from scanner.fleet.database import Database
+from scanner.fleet.slots import Fence
+from scanner.fleet.tables import draft, outbox, scan
+from scanner.fleet.turn import Candidate, Limits, Load, choose
+
+MOST_FAILURES: Final = 5
+MOST_DETAIL: Final = 1000
+_FIRST_PAUSE_SECONDS: Final = 30.0
+_LONGEST_PAUSE_SECONDS: Final = 3600.0
+_LOCK: Final = 0x61646D69  # of PostgreSQL: one claim at a time
+_MOST_AT_ONCE: Final = 200
+_PRIORITY: Final = {why: place for place, why in enumerate(Why)}
+_COLUMNS: Final = (
+    scan.c.id,
+    scan.c.machine,
+    scan.c.placement,
+    scan.c.cloud,
+    scan.c.account,
+    scan.c.region,
+    scan.c.most_per_host,
+    scan.c.most_per_account,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a worker takes: `capacity` scans at once, in these clouds and regions (empty: any), within the fleet's limits."""
+
+    capacity: int = 1
+    clouds: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody wants of a running scan."""
+
+    stop: bool = False
+    pause: bool = False
+
+
+def token(scan_id: str, attempt: int) -> str:
+    """What all carries that is made for one attempt at a scan; also the name of its workflow."""
+    return f"{scan_id}-{attempt}"
+
+
+def scan_of(token: str) -> tuple[str, int]:
+    """Of which scan, and which attempt at it; one that is no token of ours has attempt 0."""
+    scan_id, _, attempt = token.rpartition("-")
+    return (scan_id, int(attempt)) if attempt.isascii() and attempt.isdigit() and len(attempt) < 10 else (token, 0)
+
+
+# orders in
+
+
+def write_down(database: Database, connection: Connection, order: ScanOrder) -> bool:
+    """Let it wait; False if it is known already, whatever became of it."""
+    limits = {name: order.settings.get(f"limits.{name}") for name in ("scans_per_host", "scans_per_account")}
+    row = {
+        "id": order.scan,
+        "order": order.model_dump_json(),
+        "kind": order.kind,
+        "machine": order.machine,
+        "cloud": order.place.cloud,
+        "account": order.place.account,
+        "region": order.place.region,
+        "placement": order.placement,
+        "priority": _PRIORITY[order.why],
+        "not_before_ms": _ms(order.not_before),
+        "not_after_ms": None if order.not_after is None else _ms(order.not_after),
+        "most_per_host": _limit(limits["scans_per_host"]),
+        "most_per_account": _limit(limits["scans_per_account"]),
+        "state": ScanState.WAITING,
+        "written_ms": kept.now_ms(database, connection),
+    }
+    return database.insert_missing(connection, scan, [row]) == 1
+
+
+def _limit(value: Any) -> int | None:
+    return min(value, 1 << 30) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def order_of(connection: Connection, scan_id: str) -> ScanOrder:
+    found = connection.execute(select(scan.c.order).where(scan.c.id == scan_id)).scalar_one()
+    return ScanOrder.model_validate_json(found)
+
+
+def stop(database: Database, connection: Connection, scan_id: str) -> None:
+    """One that waits ends now, one that runs as soon as it looks. Of one that is unknown or has ended, nothing."""
+    row = _locked(database, connection, scan_id)
+    if row is None or row.state in ENDED:
+        return
+    if row.state == ScanState.RUNNING:
+        connection.execute(update(scan).where(scan.c.id == scan_id).values(stop=True))
+        return
+    end(database, connection, scan_id, ScanState.STOPPED, "it was stopped before it began")
+
+
+def pause(database: Database, connection: Connection, scan_id: str, *, on: bool = True) -> None:
+    """As `stop`: a running one puts away what it made and waits for `on=False`, from when it begins anew."""
+    row = _locked(database, connection, scan_id)
+    if row is None or row.state in ENDED:
+        return
+    waiting, paused = (ScanState.WAITING, ScanState.PAUSED) if on else (ScanState.PAUSED, ScanState.WAITING)
+    changes: dict[str, Any] = {"pause": on}
+    if row.state == waiting:
+        changes["state"] = paused
+    connection.execute(update(scan).where(scan.c.id == scan_id).values(**changes))
+
+
+def _locked(database: Database, connection: Connection, scan_id: str) -> Any:
+    found = select(scan).where(scan.c.id == scan_id)
+    return connection.execute(found if database.is_sqlite else found.with_for_update()).first()
+
+
+# to the workers
+
+
+def claim(database: Database, fence: Fence, serving: Serving) -> str | None:
+    """Take the next scan for the slot of `fence`; its token, or None if there is no room or none may start.
+
+    What has missed its window ends here, too. Raises `Unavailable`, `Fenced`.
+    """
+    slot = fence.slot.name
+    with database.write() as connection:
+        fence.guard(connection)
+        if not database.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        now = kept.now_ms(database, connection)
+        _end_missed(database, connection, now)
+        mine = connection.execute(
+            select(func.count()).where(scan.c.state == ScanState.RUNNING, scan.c.slot == slot)
+        ).scalar_one()
+        if mine >= serving.capacity:
+            return None
+        running = connection.execute(select(*_COLUMNS).where(scan.c.state == ScanState.RUNNING)).all()
+        load = Load.of(Candidate(*row) for row in running)
+        if load.is_full(serving.limits):
+            return None
+        waiting = select(*_COLUMNS).where(
+            scan.c.state == ScanState.WAITING,
+            scan.c.not_before_ms <= now,
+            *([scan.c.cloud.in_(serving.clouds)] if serving.clouds else ()),
+            *([or_(scan.c.region.in_(serving.regions), scan.c.cloud == "file")] if serving.regions else ()),
+        )
+        rows = connection.execute(waiting.order_by(scan.c.priority, scan.c.not_before_ms, scan.c.id))
+        chosen = choose((Candidate(*row) for row in rows), load, serving.limits)
+        rows.close()
+        return None if chosen is None else _start(connection, chosen.id, slot, now)
+
+
+def _start(connection: Connection, scan_id: str, slot: str, now: int) -> str:
+    attempt = connection.execute(
+        update(scan)
+        .where(scan.c.id == scan_id, scan.c.state == ScanState.WAITING)
+        .values(
+            state=ScanState.RUNNING,
+            slot=slot,
+            attempt=scan.c.attempt + 1,
+            step="",
+            started_ms=func.coalesce(scan.c.started_ms, now),
+            progress_ms=now,
+        )
+        .returning(scan.c.attempt)
+    ).scalar_one()
+    return token(scan_id, attempt)
+
+
+def _end_missed(database: Database, connection: Connection, now: int) -> None:
+    missed = connection.execute(
+        select(scan.c.id)
+        .where(scan.c.state.in_([ScanState.WAITING, ScanState.PAUSED]), scan.c.not_after_ms < now)
+        .limit(_MOST_AT_ONCE)
+    ).scalars()
+    for scan_id in missed.all():
+        end(database, connection, scan_id, ScanState.MISSED, "its window closed before it could start")
+
+
+def held(database: Database, fence: Fence) -> Sequence[str]:
+    """Tokens of the scans that run in the slot of `fence`. Raises `Unavailable`."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(scan.c.id, scan.c.attempt).where(scan.c.state == ScanState.RUNNING, scan.c.slot == fence.slot.name)
+        ).all()
+    return [token(row.id, row.attempt) for row in rows]
+
+
+def is_live(connection: Connection, token: str) -> bool:
+    """Whether the attempt of this token runs, so that what carries it is needed."""
+    scan_id, attempt = scan_of(token)
+    return (
+        connection.execute(
+            select(scan.c.id).where(scan.c.id == scan_id, scan.c.attempt == attempt, scan.c.state == ScanState.RUNNING)
+        ).first()
+        is not None
+    )
+
+
+def progress(database: Database, fence: Fence, token: str, step: str) -> Asked:
+    """Say where it is, hear what is wanted of it. Raises `Unavailable`, `Fenced`."""
+    scan_id, attempt = scan_of(token)
+    with database.write() as connection:
+        fence.guard(connection)
+        row = connection.execute(
+            update(scan)
+            .where(scan.c.id == scan_id, scan.c.attempt == attempt, scan.c.state == ScanState.RUNNING)
+            .values(step=step, progress_ms=kept.now_ms(database, connection))
+            .returning(scan.c.stop, scan.c.pause)
+        ).first()
+    return Asked(bool(row.stop), bool(row.pause)) if row is not None else Asked()
+
+
+# results out
+
+
+def end(
+    database: Database,
+    connection: Connection,
+    scan_id: str,
+    state: ScanState,
+    detail: str = "",
+    **result: Any,
+) -> None:
+    """The scan ends, and its result (fields of `ResultIn`) goes to the console: once, whoever says it first."""
+    now = kept.now_ms(database, connection)
+    row = _locked(database, connection, scan_id)
+    if row is None or row.state in ENDED:
+        return
+    detail = printable(detail)[:MOST_DETAIL]
+    done = ResultIn(
+        scan=scan_id,
+        state=state,
+        detail=detail,
+        attempt=min(max(row.attempt, 1), 1000),
+        started=None if row.started_ms is None else _time(row.started_ms),
+        ended=_time(now),
+        policy_version=ScanOrder.model_validate_json(row.order).policy_version,
+        **result,
+    )
+    connection.execute(
+        update(scan).where(scan.c.id == scan_id).values(state=state, ended_ms=now, slot=None, step="", detail=detail)
+    )
+    connection.execute(delete(draft).where(draft.c.scan == scan_id))
+    connection.execute(insert(outbox).values(scan=scan_id, result=done.model_dump_json(), made_ms=now))
+
+
+def again(database: Database, connection: Connection, scan_id: str, detail: str, *, after_seconds: float = 0.0) -> None:
+    """It failed for a reason that may pass: it waits, longer each time, then fails for good."""
+    row = _locked(database, connection, scan_id)
+    if row is None or row.state != ScanState.RUNNING:
+        return
+    failures = row.failures + 1
+    pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.5)
+    due = kept.now_ms(database, connection) + int(max(pause, min(after_seconds, _LONGEST_PAUSE_SECONDS)) * 1000)
+    if failures >= MOST_FAILURES:
+        end(database, connection, scan_id, ScanState.FAILED, f"tried {failures} times: {detail}")
+    elif row.not_after_ms is not None and due > row.not_after_ms:
+        end(
+            database, connection, scan_id, ScanState.FAILED, f"its window closes before it can be tried again: {detail}"
+        )
+    else:
+        _put_back(connection, row, failures=failures, not_before_ms=due, detail=printable(detail)[:MOST_DETAIL])
+
+
+def put_back(database: Database, connection: Connection, scan_id: str) -> None:
+    """It was paused, and has put away what it made."""
+    row = _locked(database, connection, scan_id)
+    if row is not None and row.state == ScanState.RUNNING:
+        _put_back(connection, row)
+
+
+def _put_back(connection: Connection, row: Any, **changes: Any) -> None:
+    state = ScanState.PAUSED if row.pause else ScanState.WAITING
+    connection.execute(update(scan).where(scan.c.id == row.id).values(state=state, slot=None, step="", **changes))
+    connection.execute(delete(draft).where(draft.c.scan == row.id))
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
