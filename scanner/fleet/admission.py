@@ -209,6 +209,17 @@ def held(database: Database, fence: Fence) -> Sequence[str]:
     return [token(row.id, row.attempt) for row in rows]
 
 
+def is_due(database: Database) -> bool:
+    """Whether a claim may find something: a look that keeps nobody waiting. Raises `Unavailable`."""
+    with database.read() as connection:
+        now = kept.now_ms(database, connection)
+        due = select(scan.c.id).where(
+            scan.c.state.in_([ScanState.WAITING, ScanState.PAUSED]),
+            or_((scan.c.not_before_ms <= now) & (scan.c.state == ScanState.WAITING), scan.c.not_after_ms < now),
+        )
+        return connection.execute(due.limit(1)).first() is not None
+
+
 def is_live(connection: Connection, token: str) -> bool:
     """Whether the attempt of this token runs, so that what carries it is needed."""
     scan_id, attempt = scan_of(token)
@@ -221,7 +232,7 @@ def is_live(connection: Connection, token: str) -> bool:
 
 
 def progress(database: Database, fence: Fence, token: str, step: str) -> Asked:
-    """Say where it is, hear what is wanted of it. Raises `Unavailable`, `Fenced`."""
+    """Say where it is, hear what is wanted of it: of one that does not run any more, to stop. Raises `Unavailable`, `Fenced`."""
     scan_id, attempt = scan_of(token)
     with database.write() as connection:
         fence.guard(connection)
@@ -231,7 +242,7 @@ def progress(database: Database, fence: Fence, token: str, step: str) -> Asked:
             .values(step=step, progress_ms=kept.now_ms(database, connection))
             .returning(scan.c.stop, scan.c.pause)
         ).first()
-    return Asked(bool(row.stop), bool(row.pause)) if row is not None else Asked()
+    return Asked(stop=True) if row is None else Asked(bool(row.stop), bool(row.pause))
 
 
 # results out

@@ -51,6 +51,9 @@ class Settings(BaseModel):
     reconcile_seconds: Seconds = 900.0  # between two listings of an account
     sweep_seconds: Seconds = 300.0
     grace_seconds: float = Field(300.0, ge=0, le=86_400)  # for running steps when the fleet is told to end
+    objects: Annotated[str, StringConstraints(pattern=r"^((s3|gs|az|http|https)://[^\s@?#]{1,500})?$")] = (
+        ""  # where manifests are kept: s3://bucket/prefix, gs://…, az://…; empty: a folder in `data`
+    )
     endpoint_url: str = Field("", max_length=500)  # of all services of AWS: a private endpoint, or an emulator
     home_region: Region = "us-east-1"  # where an account of AWS is asked for its regions
 

@@ -1,0 +1,121 @@
+"""What the steps of a worker's scans work with; set once, when the worker has its slot."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from client.model import ScanState
+from core.errors import ConfigError
+from scanner.fleet import admission, engine, kept
+from scanner.fleet.admission import Serving
+from scanner.fleet.clouds import AccountClouds, Clouds
+from scanner.fleet.database import Database
+from scanner.fleet.ledger import FleetLedger
+from scanner.fleet.migrations import upgrade
+from scanner.fleet.objects import Objects
+from scanner.fleet.patience import lasting
+from scanner.fleet.sealing import Keys
+from scanner.fleet.settings import Settings
+from scanner.fleet.slots import Fence
+from scanner.fleet.turn import Limits
+
+_START_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`folder` is this machine's: verdicts, and what is under way. `jobs`: parser processes of one scan."""
+
+    database: Database
+    fence: Fence
+    clouds: Clouds
+    ledger: FleetLedger
+    objects: Objects
+    folder: Path
+    jobs: int
+
+
+class _Holder:
+    def __init__(self) -> None:
+        self._is_set = threading.Event()
+        self._context: Context | None = None
+
+    def set(self, context: Context) -> None:
+        self._context = context
+        self._is_set.set()
+
+    def get(self) -> Context:
+        """Waits: the engine goes on with scans before its worker is ready."""
+        if not self._is_set.wait(_START_SECONDS) or self._context is None:
+            raise ConfigError("the worker did not get ready")
+        return self._context
+
+
+_HOLDER: Final = _Holder()
+current: Final = _HOLDER.get
+
+
+def objects_of(settings: Settings) -> Objects:
+    """Raises `ConfigError`."""
+    keys = Keys.kept_in(settings.data / "manifest.keys")
+    return Objects(settings.objects or settings.data / "objects", keys, scratch=settings.data / "work")
+
+
+def clouds_of(settings: Settings, database: Database, installation: str) -> AccountClouds:
+    return AccountClouds(database, installation, endpoint_url=settings.endpoint_url, home_region=settings.home_region)
+
+
+class Claims:
+    """See `worker.Work`."""
+
+    def __init__(self, database: Database, serving: Serving) -> None:
+        self._database = database
+        self._serving = serving
+
+    def claimed(self, fence: Fence) -> Sequence[str]:
+        found = list(admission.held(self._database, fence))
+        while len(found) < self._serving.capacity and admission.is_due(self._database):
+            taken = admission.claim(self._database, fence, self._serving)
+            if taken is None:
+                break
+            found.append(taken)
+        return found
+
+    def ended(self, fence: Fence, scan_id: str, status: engine.Status) -> None:
+        """Its workflow ended without ending the scan: it fails for good if it took its worker down each time."""
+        scan, _ = admission.scan_of(scan_id)
+        with self._database.write() as connection:
+            fence.guard(connection)
+            if not admission.is_live(connection, scan_id):
+                return
+            if status is engine.Status.FAILED:
+                words = "its worker died in it each time it was gone on with"
+                admission.end(self._database, connection, scan, ScanState.FAILED, words)
+            else:
+                admission.again(self._database, connection, scan, "it ended without a result")
+
+
+def begin(database: Database, fence: Fence) -> Claims:
+    """Read the settings, make ready what scans need. Raises `ConfigError`."""
+    settings = Settings.from_environment(os.environ)
+    lasting(lambda: upgrade(database))
+    installation = lasting(lambda: kept.installation(database))
+    cpus = len(os.sched_getaffinity(0))
+    _HOLDER.set(
+        Context(
+            database,
+            fence,
+            clouds_of(settings, database, installation),
+            FleetLedger(database, fence, installation),
+            objects_of(settings),
+            settings.data,
+            max(1, cpus // settings.slots),
+        )
+    )
+    limits = Limits(settings.most_scans, settings.most_scans_per_region)
+    return Claims(database, Serving(1, settings.clouds, settings.regions, limits))

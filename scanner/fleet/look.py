@@ -1,0 +1,186 @@
+"""The step in which disks are read: one machine's scan in a folder of its own, and what comes of it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, select, update
+
+from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanOrder
+from core.errors import CloudError, ConfigError, Corrupt, Error, Gone, LimitExceeded
+from core.estate import Snapshot
+from core.findings import GapReason
+from scanner.fleet import bases, moments
+from scanner.fleet.bases import Base
+from scanner.fleet.context import Context
+from scanner.fleet.masking import masked
+from scanner.fleet.tables import draft
+from scanner.machine import ScanOptions, scan_machine
+from scanner.report import Report
+from scanner.reports.document import to_json
+from scanner.sandbox import Progress, Silent
+from scanner.snapshots import SnapshotOptions, asked, scan_snapshots
+
+_LEFT_OUT: Final = {"left_out": "the report would have been too large"}
+_GZIP_LEVEL: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`report` is that of `client.model.ResultIn`; `manifest_bytes` is 0 if there is no manifest in the store."""
+
+    report: str
+    usd: float
+    manifest_bytes: int
+
+    def result(self, base: Sequence[Snapshot]) -> dict[str, Any]:
+        """Fields of `ResultIn`."""
+        return {"report": self.report, "usd": self.usd, "base": tuple(base)}
+
+
+def draft_of(connection: Connection, scan_id: str, attempt: int) -> Found | None:
+    """What this attempt has found, if it has come so far."""
+    row = connection.execute(select(draft).where(draft.c.scan == scan_id, draft.c.attempt == attempt)).first()
+    return None if row is None else Found(report=row.report, **json.loads(row.facts))
+
+
+def store_draft(context: Context, scan_id: str, attempt: int, found: Found) -> None:
+    facts = json.dumps({"usd": found.usd, "manifest_bytes": found.manifest_bytes})
+    row = {"attempt": attempt, "facts": facts, "report": found.report}
+    with context.database.write() as connection:
+        context.fence.guard(connection)
+        if not context.database.insert_missing(connection, draft, [{"scan": scan_id, **row}]):
+            connection.execute(update(draft).where(draft.c.scan == scan_id).values(**row))
+
+
+def look(
+    context: Context, order: ScanOrder, token: str, snapshots: Sequence[Snapshot], hear: Callable[[], None]
+) -> Found:
+    """Scan, and keep the manifest if it can be a base. Raises `Error`, and what `hear` raises."""
+    with _folder(context, token) as folder:
+        options = options_of(order, context, folder)
+        if order.place.cloud == "file":
+            report, usd = _scan_files(order, options, hear), 0.0
+        else:
+            site = context.clouds.enter(order.place)
+            there = [asked(lambda one=one: site.refresh(one)) if one.id else one for one in snapshots]  # type: ignore[misc]
+            with context.database.read() as connection:
+                base = bases.choose(context.database, connection, order)
+            report = _scan_snapshots(context, site, there, options, base, folder, hear)
+            usd = context.clouds.usd_spent(site)
+        moments.at("scan:read")
+        size = 0
+        if options.manifest is not None and options.manifest.exists() and bases.is_whole(order, snapshots):
+            with suppress(CloudError, LimitExceeded):  # then there is no base, and the next scan is a full one
+                context.fence.check()
+                size = context.objects.put(token + bases.SUFFIX, options.manifest)
+        moments.at("scan:put")
+    return Found(packed(to_json(report)), usd, size)
+
+
+@contextmanager
+def _folder(context: Context, token: str) -> Iterator[Path]:
+    """Empty at its beginning and gone at its end, also what a worker left there that was killed."""
+    folder = context.folder / "work" / token
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise Error(f"the worker has no room for what is under way ({error.strerror})") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def options_of(order: ScanOrder, context: Context, folder: Path) -> ScanOptions:
+    """The policy's settings. `inventory` is scanned like `changed`: more than was asked for."""
+    settings, plain = order.settings, ScanOptions()
+
+    def number(name: str, default: float) -> Any:
+        found = settings.get(name)
+        return found if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0 else default
+
+    accepted = settings.get("gaps.accepted") or ()
+    return ScanOptions(
+        jobs=context.jobs,
+        max_file_bytes=number("scan.max_file_bytes", plain.max_file_bytes),
+        ends_bytes=number("scan.scan_ends_bytes", 0),
+        timeout_seconds=number("scan.timeout_seconds", plain.timeout_seconds),
+        file_timeout_seconds=number("scan.file_timeout_seconds", 600),
+        accepted=frozenset(GapReason(one) for one in accepted if one in set(GapReason)),
+        cache=context.folder / "verdicts",
+        machine=order.machine,
+        manifest=folder / "manifest" if order.place.cloud != "file" else None,
+    )
+
+
+def _scan_files(order: ScanOrder, options: ScanOptions, hear: Callable[[], None]) -> Report:
+    disks = order.instance.disks if order.instance else ()
+    paths = [Path(one.id) for one in disks if not one.obstacle]
+    if not paths:
+        raise ConfigError(f"{order.machine}: has no disk image to scan")
+    if not any(path.exists() for path in paths):
+        raise Gone(f"{order.machine}: none of its disk images is there")
+    return scan_machine(paths, options, _Hearing(hear))
+
+
+def _scan_snapshots(
+    context: Context,
+    site: Any,
+    snapshots: Sequence[Snapshot],
+    options: ScanOptions,
+    base: Base | None,
+    folder: Path,
+    hear: Callable[[], None],
+) -> Report:
+    """From the base if it can be; else all, with the reason in the report."""
+    refused = ""
+    if base is not None:
+        try:
+            path = folder / "base"
+            context.objects.get(base.object, path)
+            since = SnapshotOptions(replace(options, base=path, full=True), since=base.snapshots)
+            return scan_snapshots(site, snapshots, since, context.ledger, listener=_Hearing(hear))
+        except (Gone, Corrupt, LimitExceeded, CloudError, ConfigError) as error:
+            refused = str(error)
+            (folder / "base").unlink(missing_ok=True)
+    report = scan_snapshots(site, snapshots, SnapshotOptions(options), context.ledger, listener=_Hearing(hear))
+    if refused:
+        report = replace(report, coverage=replace(report.coverage, base_refused=refused[:1000]))
+    return report
+
+
+class _Hearing(Silent):
+    """What it raises ends the scan and its processes."""
+
+    def __init__(self, hear: Callable[[], None]) -> None:
+        self._hear = hear
+
+    def progress(self, progress: Progress) -> None:  # noqa: ARG002
+        moments.at("scan:progress")
+        self._hear()
+
+
+def packed(document: Mapping[str, Any]) -> str:
+    """A report for the console: secrets masked, JSON, gzip, base64. Raises `LimitExceeded` for one that is too large.
+
+    One that would be too large goes without evidence first.
+    """
+    findings = [
+        one | {"evidence": masked(one["evidence"]), "subject": masked(one["subject"])} for one in document["findings"]
+    ]
+    for cut in (findings, [one | {"evidence": _LEFT_OUT} for one in findings]):
+        raw = json.dumps({**document, "findings": cut}, ensure_ascii=True, allow_nan=False).encode()
+        small = gzip.compress(raw, _GZIP_LEVEL, mtime=0)
+        if len(raw) <= MOST_REPORT_JSON_BYTES and len(small) <= MOST_REPORT_BYTES // 4 * 3:
+            return base64.b64encode(small).decode()
+    raise LimitExceeded(f"the report has {len(findings):,} findings and is too large to be sent")

@@ -1,0 +1,57 @@
+"""Excerpts on their way out of the fleet: short, and without secrets. Pure.
+
+A finding may quote what it is about. What looks like a secret in it is replaced, so that no report can be used to log in
+anywhere; what is left is enough to see what was found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+MOST_TEXT: Final = 1_000  # characters of one excerpt
+MASK: Final = "(masked)"
+_MOST_DEPTH: Final = 12
+
+# A key that is cut short has no end line: then all that follows is masked.
+_PRIVATE_KEY: Final = re.compile(
+    r"(-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,20}-----).*?(-----END [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,20}-----|\Z)",
+    re.DOTALL,
+)
+_REPLACED: Final = (
+    (_PRIVATE_KEY, rf"\1{MASK}\2"),
+    (re.compile(r"\b(AKIA|ASIA|AGPA|AIDA|AROA|ANPA|ABIA|ACCA)[A-Z0-9]{16}\b"), rf"\1{MASK}"),
+    (re.compile(r"(?i)(aws.{0,20}?(?:secret|session).{0,20}?[\"'\s:=]{1,5})[A-Za-z0-9/+=]{30,2000}"), rf"\1{MASK}"),
+    (re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s/:@\"'<>]{0,200}):[^\s@\"'<>]{1,500}@"), rf"\1:{MASK}@"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,4000}"), rf"\1 {MASK}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,4000}\.[A-Za-z0-9_-]{5,4000}\.[A-Za-z0-9_-]{0,4000}"), MASK),
+    (re.compile(r"\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk_live_)[A-Za-z0-9_-]{10,255}"), rf"\1{MASK}"),
+    (re.compile(r"\$(1|2[abxy]?|5|6|7|y|gy|argon2(?:id|i|d)|sha1|md5)\$[^\s:\"',]{4,500}"), rf"$\1${MASK}"),
+    (re.compile(r"(?i)\b(password|passwd|pwd|secret|api_?key|access_?token)(\"?'?\s{0,3}[=:]\s{0,3}\"?'?)[^\s\"',;&]{3,500}"), rf"\1\2{MASK}"),
+)  # fmt: skip
+
+
+def masked(evidence: Any) -> Any:
+    """JSON values with every text masked and bounded; keys stay."""
+    return _masked(evidence, 0)
+
+
+def _masked(value: Any, depth: int) -> Any:
+    if depth > _MOST_DEPTH:
+        return MASK
+    if isinstance(value, str):
+        return masked_text(value)
+    if isinstance(value, Mapping):
+        return {key: _masked(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(one, depth + 1) for one in value]
+    return value
+
+
+def masked_text(text: str) -> str:
+    for pattern, instead in _REPLACED:
+        text = pattern.sub(instead, text)
+    if len(text) > MOST_TEXT:  # after masking: a secret that is cut in two would not be known for one
+        text = f"{text[:MOST_TEXT]}... ({len(text) - MOST_TEXT:,} more characters)"
+    return text

@@ -1,0 +1,149 @@
+"""Where manifests are kept: a folder, S3, Azure Blob or GCS, by `obstore`; each sealed before it leaves (`sealing.py`).
+
+Put whole or not at all. Credentials of clouds come from the environment, as their own tools have them.
+https://developmentseed.org/obstore/latest/
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, from_url
+
+from core.errors import CloudError, ConfigError, Gone, LimitExceeded
+from core.text import printable
+from scanner.fleet.sealing import Keys
+from scanner.reports.files import NewFile
+
+MOST_BYTES: Final = 16 << 30  # of one object
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_MOST_NAMES: Final = 10_000_000
+_open: Any = from_url  # its options depend on the URL
+_TIMES: Final = {"timeout": "300s", "connect_timeout": "10s"}
+
+
+class Objects:
+    """Sealed files by name. Names have letters, digits and `._-`. Methods raise `CloudError` if the store cannot be used."""
+
+    def __init__(self, where: Path | str, keys: Keys, *, scratch: Path, **config: Any) -> None:
+        """`where`: a folder or a URL; `scratch` takes what is under way. `config` goes to the store. Raises `ConfigError`."""
+        self._keys = keys
+        self._scratch = scratch
+        self._folder = where if isinstance(where, Path) else None
+        try:
+            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if isinstance(where, Path):
+                where.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._store: Any = LocalStore(where)
+            else:
+                options = _TIMES | ({"allow_http": True} if "endpoint" in config or where.startswith("http:") else {})
+                self._store = _open(where, client_options=options, **config)
+        except (OSError, BaseError, ValueError, TypeError) as error:
+            raise ConfigError(f"{printable(str(where))}: manifests cannot be kept there ({_words(error)})") from error
+
+    def put(self, name: str, source: Path) -> int:
+        """Seal `source` under `name`, in place of what had it; its size there, in bytes. `LimitExceeded` if it is too large."""
+        _check(name)
+        if source.stat().st_size > MOST_BYTES:
+            raise LimitExceeded(f"a manifest of more than {MOST_BYTES:,} bytes is not kept")
+        try:
+            if self._folder is not None:
+                with source.open("rb") as plain, NewFile(self._folder / name, 0o600) as new:
+                    with os.fdopen(new.fd, "wb", closefd=False) as stream:
+                        size = self._keys.seal(name, plain, stream)
+                    new.commit()
+                return size
+            with self._temporary() as sealed:
+                with source.open("rb") as plain:
+                    size = self._keys.seal(name, plain, sealed)
+                sealed.seek(0)
+                obstore.put(self._store, name, sealed)
+                return size
+        except (OSError, BaseError) as error:
+            raise _failed(name, error) from error
+
+    def get(self, name: str, target: Path) -> None:
+        """Write what was put as `name` to `target`. Raises `Gone`, `Corrupt` if it is not that, `LimitExceeded`."""
+        _check(name)
+        try:
+            found = obstore.get(self._store, name)
+            if found.meta["size"] > MOST_BYTES + (MOST_BYTES >> 8):
+                raise LimitExceeded(f"{name}: the object has more than {MOST_BYTES:,} bytes")
+            with target.open("wb") as plain:
+                self._keys.unseal(name, io.BufferedReader(_Stream(found.stream())), plain, MOST_BYTES)
+        except (NotFoundError, FileNotFoundError) as error:
+            raise Gone(f"{name}: the object is not there any more") from error
+        except (OSError, BaseError) as error:
+            raise _failed(name, error) from error
+
+    def delete(self, name: str) -> None:
+        """Of one that is not there, nothing."""
+        _check(name)
+        try:
+            obstore.delete(self._store, name)
+        except (NotFoundError, FileNotFoundError):
+            pass
+        except (OSError, BaseError) as error:
+            raise _failed(name, error) from error
+
+    def names(self) -> Iterator[str]:
+        count = 0
+        try:
+            for some in obstore.list(self._store):
+                for one in some:
+                    count += 1
+                    if count > _MOST_NAMES:
+                        raise CloudError("the store of manifests has too many objects")
+                    if _NAME.fullmatch(one["path"]):
+                        yield one["path"]
+        except (OSError, BaseError) as error:
+            raise _failed("list", error) from error
+
+    @contextmanager
+    def _temporary(self) -> Iterator[BinaryIO]:
+        with tempfile.TemporaryFile(dir=self._scratch) as stream:
+            yield stream
+
+
+class _Stream(io.RawIOBase):
+    """Pieces that come as they like, as a file."""
+
+    def __init__(self, pieces: Any) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(bytes(piece))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _check(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"no name of an object: {name!r}")
+
+
+def _words(error: BaseException) -> str:
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:300])
+
+
+def _failed(name: str, error: BaseException) -> CloudError:
+    return CloudError(f"{name}: the store of manifests cannot be used ({_words(error)})")
