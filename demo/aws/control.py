@@ -61,6 +61,9 @@ class Control:
     def _fault(self, kind: str, action: str = "ebs:GetSnapshotBlock", **how: Any) -> None:
         self._aws.fault(FaultKind(kind), action, **how)
 
+    def _listed_late(self, seconds: float) -> None:
+        self._aws.rules.late_seconds = seconds
+
     def _limits(self, **values: float | None) -> None:
         for name, value in values.items():
             if name.startswith("_") or not hasattr(self._aws.rules.limits, name):
@@ -94,7 +97,7 @@ class Remote:
     """The side of a test; `ready` is what the ready file holds. Keyword arguments are those of `Control`'s actions:
 
     `actions`, `clear_log`, `calm`, `advance(seconds=)`, `expire_tokens`, `deny(action=, …)`, `fault(kind=, …)`,
-    `limits(blocks_per_account=, …)`, `change(machine=, files={path: text})`, `clones(count=)`, `fill_volume(volume=, blocks=)`,
+    `listed_late(seconds=)`, `limits(blocks_per_account=, …)`, `change(machine=, files={path: text})`, `clones(count=)`, `fill_volume(volume=, blocks=)`,
     `crowd(count=, accounts=[…])`.
     """
 

@@ -54,6 +54,9 @@ class Ec2(SnapshotActions):
         backend = ec2_backends[caller.account][caller.region]
         filters = filters_of(params)
         if ids:
+            known = {one.id for reservation in backend.all_reservations() for one in reservation.instances}
+            if missing := [one for one in ids if one not in known]:
+                raise ApiError("InvalidInstanceID.NotFound", f"The instance ID '{missing[0]}' does not exist")
             found = backend.get_reservations_by_instance_ids(ids, filters=filters)
         else:
             found = backend.describe_instances(filters=filters)

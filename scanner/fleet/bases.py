@@ -84,8 +84,9 @@ def _last(database: Database, connection: Connection, machine: str) -> Base | No
 
 
 def is_whole(order: ScanOrder, snapshots: Sequence[Snapshot]) -> bool:
-    """Whether what was scanned can be a base, and the policy wants one. A disk that was not read would never be looked at."""
-    ready = bool(snapshots) and all(one.id and one.state is SnapshotState.READY for one in snapshots)
+    """Whether what was scanned can be a base, and the policy wants one. Disks without a snapshot are no part of it."""
+    there = [one for one in snapshots if one.id]
+    ready = bool(there) and all(one.state is SnapshotState.READY for one in there)
     return ready and order.place.cloud != "file" and (order.kind is ScanKind.IMAGE or _keep(order.settings) > 0)
 
 
@@ -104,13 +105,14 @@ def keep(
     """
     now = kept.now_ms(database, connection)
     ours = order.kind is not ScanKind.IMAGE
-    sizes = [one.size_bytes for one in snapshots] if ours else []
+    there = [one for one in snapshots if one.id]
+    sizes = [one.size_bytes for one in there] if ours else []
     age = order.settings.get("base_snapshots.max_age_seconds")
     row = {
         "scan": order.scan,
         "machine": order.machine,
         "object": name,
-        "snapshots": _SNAPSHOTS.dump_json(slim(snapshots)).decode(),
+        "snapshots": _SNAPSHOTS.dump_json(slim(there)).decode(),
         "made_ms": now,
         "expires_ms": now + (age if isinstance(age, int) else UNUSED_SECONDS) * 1000,
         "bytes": sum(sizes) + manifest_bytes,
@@ -120,7 +122,7 @@ def keep(
     if ours:
         connection.execute(
             update(resource)
-            .where(resource.c.token == token, resource.c.id.in_([one.id for one in snapshots]))
+            .where(resource.c.token == token, resource.c.id.in_([one.id for one in there]))
             .values(kept_for=order.scan)
         )
     most = max(1, _keep(order.settings))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from client.model import AccountIn
@@ -20,7 +21,7 @@ from core.estate import Disk, Image, Instance, Place
 from scanner.fleet import kept
 from scanner.fleet.database import Database
 
-FILE: Final = "file"  # machines whose disks are files of this machine: there is no connector for them
+SETTLE_SECONDS: Final = 150.0  # how late what was made may be listed, before its disk is given up
 
 
 class Site(Connector, Protocol):
@@ -70,7 +71,9 @@ class AccountClouds:
         if self._sessions is None:
             self._sessions = Sessions(endpoint_url=self._endpoint_url or None)
         role = Role(account.role, account.external_id) if account.role else None
-        return enter(self._sessions, place, role, self._installation, home=self._home)
+        return replace(
+            enter(self._sessions, place, role, self._installation, home=self._home), settle_seconds=SETTLE_SECONDS
+        )
 
     def usd_spent(self, site: Site) -> float:
         quotas = getattr(site, "quotas", None)

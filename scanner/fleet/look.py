@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select, update
 from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanOrder
 from core.errors import CloudError, ConfigError, Corrupt, Error, Gone, LimitExceeded
 from core.estate import Snapshot
-from core.findings import GapReason
+from core.findings import Gap, GapReason, OnDisk
 from scanner.fleet import bases, moments
 from scanner.fleet.bases import Base
 from scanner.fleet.context import Context
@@ -74,7 +74,9 @@ def look(
             there = [asked(lambda one=one: site.refresh(one)) if one.id else one for one in snapshots]  # type: ignore[misc]
             with context.database.read() as connection:
                 base = bases.choose(context.database, connection, order)
-            report = _scan_snapshots(context, site, there, options, base, folder, hear)
+            readable = [one for one in there if one.id] or there
+            report = _scan_snapshots(context, site, readable, options, base, folder, hear)
+            report = _with_lost(report, [one for one in there if one not in readable])
             usd = context.clouds.usd_spent(site)
         moments.at("scan:read")
         size = 0
@@ -131,6 +133,17 @@ def _scan_files(order: ScanOrder, options: ScanOptions, hear: Callable[[], None]
     if not any(path.exists() for path in paths):
         raise Gone(f"{order.machine}: none of its disk images is there")
     return scan_machine(paths, options, _Hearing(hear))
+
+
+def _with_lost(report: Report, lost: Sequence[Snapshot]) -> Report:
+    """Disks that have no snapshot are gaps, and no disks to the scanner: so those of the base and those of now are the same."""
+    first = len(report.target)
+    gaps = tuple(
+        Gap(OnDisk(number), GapReason.UNREADABLE, one.detail or "it could not be snapshotted")
+        for number, one in enumerate(lost, first)
+    )
+    target = tuple(one.device or one.disk for one in lost)
+    return replace(report, target=report.target + target, gaps=report.gaps + gaps) if lost else report
 
 
 def _scan_snapshots(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from client.model import ScanKind, ScanOrder, ScanState
-from core.errors import AccessDenied, CloudError, ConfigError, Error, Gone, Throttled
+from core.errors import AccessDenied, CloudError, ConfigError, Error, Gone, Throttled, Unavailable
 from core.estate import InstanceState, Resource, Snapshot
 from core.text import printable
 from scanner.fleet import admission, bases, engine, moments
@@ -218,6 +218,8 @@ def _step(token: str, name: str, run: Callable[[Context, ScanOrder], Answer], *,
                 return admission.order_of(connection, scan_id)
 
         answer = {"now": "on", **run(context, lasting(read))}
+    except Unavailable:
+        raise  # the engine runs the step again when the database is back
     except Asked as error:
         answer = {"now": error.now}
     except Gone as error:

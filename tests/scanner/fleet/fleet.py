@@ -98,7 +98,7 @@ class Fleet:
             "kind": ScanKind.INSTANCE,
             "place": machine.place,
             "machine": str(machine),
-            "instance": machine,
+            "instance": None if fields.get("kind") is ScanKind.IMAGE else machine,
             "why": Why.SCHEDULE,
             "not_before": datetime.now(UTC) - timedelta(seconds=5),
             "settings": {"base_snapshots.keep": 0},

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client.model import ScanState
+from client.model import ScanKind, ScanState
+from core.estate import Disk, Instance, Place
+from demo.disk import build
 from tests.scanner.fleet.fleet import Fleet, emulated
+from tests.scanner.fleet.workers import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -44,3 +48,134 @@ def test_from_order_to_result(fleet: Fleet) -> None:
     assert [one for one in fleet.ledger() if one.id] == []
     assert fleet.bases() == []
     assert fleet.sweep_objects() == []
+
+
+def test_the_next_scan_costs_what_changed(fleet: Fleet) -> None:
+    keeping = {"base_snapshots.keep": 1}
+    fleet.order("web-a", settings=keeping)
+    fleet.worker()
+    first = fleet.ended("web-a")["web-a"]
+    assert len(first.base) == 1
+    assert fleet.ours() == {first.base[0].id}
+    (row,) = fleet.bases()
+    assert row.usd_month == pytest.approx(0.025)
+    fleet.remote.do("change", machine="web-1", files={"/srv/shell.php": "<?php @eval($_POST['x']); ?>"})
+    fleet.order("web-b", settings=keeping)
+    second = fleet.ended("web-b")["web-b"]
+    report = fleet.report(second)
+    assert (report["coverage"]["mode"], report["result"]) == ("incremental", "findings")
+    assert second.usd < first.usd
+    assert report["coverage"]["blocks_read"] < fleet.report(first)["coverage"]["blocks_read"]
+    assert fleet.ours() == {second.base[0].id}, "the old base is gone"
+    assert len(list(fleet.objects().names())) == 1
+    assert fleet.sweep() == []
+    fleet.order("web-c", settings={"base_snapshots.keep": 1, "scan.depth": "full"})
+    assert fleet.report(fleet.ended("web-c")["web-c"])["coverage"]["mode"] == "full"
+
+
+@pytest.mark.parametrize("what", ["damaged", "gone", "wrong key", "snapshot gone"])
+def test_a_base_that_cannot_be_used_is_refused(fleet: Fleet, what: str) -> None:
+    keeping = {"base_snapshots.keep": 1}
+    fleet.order("web-a", settings=keeping)
+    fleet.worker()
+    first = fleet.ended("web-a")["web-a"]
+    (manifest,) = (fleet.data / "objects").iterdir()
+    if what == "damaged":
+        raw = bytearray(manifest.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        manifest.write_bytes(raw)
+    elif what == "gone":
+        manifest.unlink()
+    elif what == "wrong key":
+        keys = fleet.data / "manifest.keys"
+        keys.write_text(f"{keys.read_text()[:8]} {'0' * 64}\n")
+        fleet.processes[0].kill()
+        fleet.processes[0].wait()
+        fleet.worker()
+    else:
+        fleet.session.client("ec2", endpoint_url=fleet.aws["endpoint"]).delete_snapshot(SnapshotId=first.base[0].id)
+    fleet.order("web-b", settings=keeping)
+    coverage = fleet.report(fleet.ended("web-b")["web-b"])["coverage"]
+    assert coverage["mode"] == "full"
+    assert coverage["base_refused"]
+
+
+def test_an_image_once_and_then_its_clones(fleet: Fleet) -> None:
+    """What an instance differs in from its image is all that is read of it."""
+    clones = fleet.remote.do("clones", count=1)
+    instance = fleet.connector().instance(next(iter(clones.values())))
+    machine = f"{fleet.place}/{instance.image}"
+    before = set(fleet.snapshots())
+    fleet.order("image", instance, kind=ScanKind.IMAGE, machine=machine, image=instance.image)
+    fleet.worker()
+    result = fleet.ended("image")["image"]
+    assert result.state is ScanState.DONE, result
+    assert fleet.report(result)["result"] == "clean"
+    assert set(fleet.snapshots()) == before, "an image's snapshots are read in place"
+    fleet.order("clone", instance, image=instance.image)
+    report = fleet.report(fleet.ended("clone")["clone"])
+    assert report["coverage"]["mode"] == "incremental", report["coverage"]
+    assert set(fleet.snapshots()) == before
+    assert fleet.sweep_objects() == []
+
+
+def test_a_machine_from_a_file(fleet: Fleet) -> None:
+    disk = fleet.folder / "disk.img"
+    build(disk)
+    place = Place("file", "site", "here")
+    machine = Instance(place, "m-1", disks=(Disk(place, str(disk), "m-1"),))
+    lost = Instance(place, "m-2", disks=(Disk(place, str(disk) + ".gone", "m-2"),))
+    fleet.order("file", machine)
+    fleet.order("lost", lost)
+    fleet.worker()
+    found = fleet.ended("file", "lost")
+    assert fleet.report(found["file"])["result"] == "findings"
+    assert found["lost"].state is ScanState.GONE
+
+
+def test_a_machine_that_is_gone(fleet: Fleet) -> None:
+    fleet.order("gone", replace(fleet.machine("web-1"), id="i-0123456789abcdef0"))
+    fleet.worker()
+    assert fleet.ended("gone")["gone"].state is ScanState.GONE
+    assert fleet.ours() == set()
+
+
+@pytest.mark.parametrize(
+    "words", [{"settings": {"limits.scan_usd": 0.0001}}, {"usd_left": 0.0001}], ids=["scan", "month"]
+)
+def test_what_would_cost_too_much_is_not_begun(fleet: Fleet, words: dict[str, Any]) -> None:
+    fleet.remote.do("clear_log")
+    fleet.order("dear", **words)
+    fleet.worker()
+    result = fleet.ended("dear")["dear"]
+    assert result.state is ScanState.FAILED
+    assert "would cost" in result.detail
+    assert "ec2:CreateSnapshots" not in fleet.remote.do("actions")
+
+
+def test_nothing_may_be_snapshotted(fleet: Fleet) -> None:
+    fleet.remote.do("deny", action="ec2:CreateSnapshots")
+    fleet.order("denied")
+    fleet.worker()
+    result = fleet.ended("denied")["denied"]
+    assert result.state is ScanState.FAILED
+    assert "ec2:CreateSnapshots" in result.detail
+
+
+def test_stop_pause_and_resume(fleet: Fleet) -> None:
+    fleet.remote.do("limits", block_latency_seconds=0.2)
+    fleet.order("stopped")
+    fleet.order("paused", fleet.machine("shop-1"))
+    fleet.worker()
+    fleet.worker("slot-2")
+    eventually(lambda: all(fleet.row(one).step == "scan" for one in ("stopped", "paused")), fleet.log())
+    fleet.ask("stop", "stopped")
+    fleet.ask("pause", "paused")
+    assert fleet.ended("stopped")["stopped"].state is ScanState.STOPPED
+    eventually(lambda: fleet.row("paused").state == ScanState.PAUSED, fleet.log())
+    assert fleet.ours() == set(), "one that waits keeps nothing"
+    fleet.remote.do("calm")
+    fleet.ask("resume", "paused")
+    done = fleet.ended("paused")["paused"]
+    assert (done.state, done.attempt) == (ScanState.DONE, 2)
+    assert fleet.ours() == set()
