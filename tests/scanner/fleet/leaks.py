@@ -94,13 +94,15 @@ def _carried_out(fleet: Fleet, kill: str, mark: str, *, late: bool) -> dict[str,
         while not done.wait(4):
             fleet.remote.do("advance", seconds=15)
 
+    def both_ended() -> bool:
+        fleet.hurry()
+        return {"web-b", "shop"} <= fleet.results().keys()
+
     threads = [threading.Thread(target=one) for one in ((supervise, pass_time) if late else (supervise,))]
     for thread in threads:
         thread.start()
     try:
-        eventually(
-            lambda: fleet.hurry() or {"web-b", "shop"} <= fleet.results().keys(), f"both end: {kill} {fleet.log()}"
-        )
+        eventually(both_ended, f"both end: {kill} {fleet.log()}")
     finally:
         time.sleep(0.2)
         done.set()
