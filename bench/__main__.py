@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.blocks import block_reading
+from bench.fleet import Crowd, fleet
 from bench.images import many_files, real_files
 from bench.inventory import inventory
 from bench.page import Section
@@ -31,6 +32,7 @@ TWICE_PLOT: Final = DOCS / "bench-twice.svg"
 BLOCKS_PAGE: Final = DOCS / "bench-blocks.md"
 INVENTORY_PAGE: Final = DOCS / "bench-inventory.md"
 POLICIES_PAGE: Final = DOCS / "bench-policies.md"
+FLEET_PAGE: Final = DOCS / "bench-fleet.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Sizes:
     policy_instances: int = 10_000
     policies: int = 200
     policy_rounds: int = 3
+    fleet_machines: int = 500
 
 
 FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5, 300 << 20, 5_000)
@@ -71,6 +74,7 @@ QUICK: Final = Sizes(
     inventory_rounds=1,
     policy_instances=1000,
     policy_rounds=1,
+    fleet_machines=60,
 )
 
 
@@ -136,6 +140,17 @@ def measure_policies(sizes: Sizes, tell: Callable[[str], None]) -> str:
     return "\n".join([_head("Policies", start), text])
 
 
+def measure_fleet(sizes: Sizes, tell: Callable[[str], None]) -> str:
+    """The page on limits of a fleet, in Markdown. Needs PostgreSQL."""
+    from tests.postgres import server  # noqa: PLC0415  the only one of the measurements that needs a server
+
+    start = os.getloadavg()[0]
+    with server() as postgres:
+        text = fleet(postgres.database(), Crowd(machines=sizes.fleet_machines)).markdown()
+    tell("\n" + text)
+    return "\n".join([_head("Limits of a fleet", start), text])
+
+
 def _head(title: str, start: float) -> str:
     return (
         f"# {title}\n\n"
@@ -152,11 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="where the images are kept for the next run (default: not kept)")
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
     parser.add_argument(
-        "--only", choices=("scans", "twice", "blocks", "inventory", "policies"), help="one of the pages"
+        "--only", choices=("scans", "twice", "blocks", "inventory", "policies", "fleet"), help="one of the pages"
     )
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
-    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory", "policies"}:
+    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory", "policies", "fleet"}:
         sys.stderr.write("bench: it mounts images to compare with the kernel, which needs root: run it with sudo\n")
         return 2
     sizes = QUICK if chosen.quick else FULL
@@ -198,6 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = measure_policies(sizes, _tell)
             if not chosen.quick:
                 POLICIES_PAGE.write_text(text)
+        if chosen.only in {None, "fleet"}:
+            text = measure_fleet(sizes, _tell)
+            if not chosen.quick:
+                FLEET_PAGE.write_text(text)
     return 0
 
 
