@@ -19,7 +19,7 @@ from core.text import printable
 
 if TYPE_CHECKING:
     from policy.compare import Change, Report
-    from policy.resolve import Effective, Resolved, Unresolved
+    from policy.resolve import Effective, Item, Resolved, Unresolved
 
 app = Typer(
     no_args_is_help=True, help="Policies: what is protected, and how. Check, explain, compare.", rich_markup_mode=None
@@ -58,9 +58,10 @@ def validate(
 ) -> None:
     """Check policies before anything is applied: each problem with its document, line, column and the nearest spelling.
 
-    With --estate also how many instances each policy and profile selects; those that no policy selects, or that two do.
-    Exits 0: all is well; 1: they are refused; 3: they can be applied, but a selector selects nothing or everything, or an
-    instance has no policy; 2: it could not start.
+    With --estate also how many instances each policy and profile selects. A selector that selects nothing or everything is
+    refused unless `may_select` beside it says that it is meant; so are two policies beside each other that select one instance.
+    Exits 0: all is well; 1: they are refused; 3: they can be applied, but a profile has ended, or an instance has no policy;
+    2: it could not start.
     """
     from policy.compare import survey
     from policy.document import Refused
@@ -73,44 +74,46 @@ def validate(
         with reader_may_leave():
             _print_problems(error, output_format)
         raise Exit(1) from None
-    report = survey(tree, read_estate(estate) if estate else (), _moment(at))
+    report = survey(tree, read_estate(estate) if estate else None, _moment(at))
     with reader_may_leave():
         if output_format is PolicyFormat.JSON:
-            _print_json(report.as_json(estate=estate is not None))
+            _print_json(report.as_json())
         else:
-            _print_report(report, estate is not None)
-    raise Exit(1 if report.ambiguous else 3 if report.notes else 0)
+            _print_report(report, f"{folder}/")
+    raise Exit(1 if report.problems else 3 if report.notes else 0)
 
 
 def _print_problems(error: Any, output_format: PolicyFormat) -> None:
     if output_format is PolicyFormat.TABLE:
         for problem in error.problems:
             sys.stdout.write(f"{printable(str(problem))}\n")
-        count = len(error.problems)
-        sys.stdout.write(f"\n{count} problem{'' if count == 1 else 's'}; nothing of it can be applied.\n")
+        sys.stdout.write(f"\n{_count(len(error.problems), 'problem')}; nothing of it can be applied.\n")
         return
-    rows = [
-        {"document": one.at.document, "line": one.at.line, "column": one.at.column, "problem": one.text}
-        for one in error.problems
-    ]
-    _print_json({"valid": False, "problems": rows})
+    _print_json({"valid": False, "problems": [problem.as_json() for problem in error.problems]})
 
 
-def _print_report(report: Report, with_estate: bool) -> None:
+def _print_report(report: Report, above: str) -> None:
+    with_estate = report.instances is not None
     console = Console(markup=False, highlight=False)
     table = Table(box=None, pad_edge=False)
-    titles = ("Policy", "Inherits from", *(("Selects", "Holds for") if with_estate else ()), "Stands in")
+    titles = ("Policy", *(("Selects", "Holds for") if with_estate else ()), "Stands in")
     for title in titles:
         table.add_column(title, overflow="fold", justify="right" if title in {"Selects", "Holds for"} else "left")
     for row in report.rows:
         counts = (f"{row.selects:,}", f"{row.holds:,}") if with_estate else ()
-        table.add_row(*(printable(word) for word in (row.title, row.parent, *counts, str(row.at))))
+        table.add_row(*(printable(word) for word in (row.title, *counts, str(row.at).removeprefix(above))))
     console.print(table)
-    for line in (*report.ambiguous, *report.notes):
+    sys.stdout.write("\n")
+    for line in (*map(str, report.problems), *report.notes):
         sys.stdout.write(f"{printable(line)}\n")
-    said = f" for {report.instances:,} instances" if with_estate else ""
-    verdict = "refused" if report.ambiguous else "can be applied"
-    sys.stdout.write(f"{report.policies:,} policies, {report.profiles:,} profiles{said}: {verdict}.\n")
+    counted = f" for {_count(report.instances, 'instance')}" if report.instances else ""
+    verdict = "refused, nothing of it can be applied" if report.problems else "can be applied"
+    policies = f"{report.policies:,} {'policy' if report.policies == 1 else 'policies'}"
+    sys.stdout.write(f"{policies}, {_count(report.profiles, 'profile')}{counted}: {verdict}.\n")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 @app.command()
@@ -144,7 +147,7 @@ def explain(
         if output_format is PolicyFormat.JSON:
             _print_json(_resolved_json(str(one), found))
         elif isinstance(found, Unresolved):
-            sys.stdout.write(f"{printable(str(one))}: {printable(found.reason)}\n")
+            sys.stdout.write(f"{printable(str(one))}: {printable(str(found))}\n")
         else:
             _print_resolved(str(one), found)
     raise Exit(1 if isinstance(found, Unresolved) else 0)
@@ -162,10 +165,21 @@ def _print_resolved(name: str, found: Resolved) -> None:
 
 
 def _because(one: Effective) -> list[str]:
-    lines = [f"by {', '.join(map(str, one.decided))}"]
+    lines = []
+    items = one.items()
+    for item in items:
+        lines.append(f"{_value(item.value)}: by {', '.join(map(str, item.decided))}")
+        lines += [f"    instead of {source}" for source in reversed(item.overridden)]
+    if not items:
+        lines = [f"by {', '.join(map(str, one.decided))}"]
     if one.lock is not None:
         lines.append(f"locked by {one.lock}")
-    return lines + [f"instead of {source}" for source in reversed(one.overridden) if source.at is not None]
+    said = {(source.kind, source.name) for item in items for source in item.overridden}
+    return lines + [
+        f"instead of {source}"
+        for source in reversed(one.overridden)
+        if source.at is not None and (source.kind, source.name) not in said
+    ]
 
 
 def _value(value: object) -> str:
@@ -176,7 +190,7 @@ def _resolved_json(name: str, found: Resolved | Unresolved) -> dict[str, Any]:
     from policy.resolve import Unresolved
 
     if isinstance(found, Unresolved):
-        return {"instance": name, "policy": None, "reason": found.reason, "policies": list(found.policies)}
+        return {"instance": name, "policy": None, "reason": str(found), "policies": list(found.policies)}
     return {
         "instance": name,
         "policy": found.policy,
@@ -191,9 +205,18 @@ def _resolved_json(name: str, found: Resolved | Unresolved) -> dict[str, Any]:
                 "decided": [_source(source) for source in one.decided],
                 "overridden": [_source(source) for source in one.overridden],
                 "lock": {"policy": one.lock.policy, **_place(one.lock.at)} if one.lock else None,
+                **({"items": [_item_json(item) for item in one.items()]} if one.items() else {}),
             }
             for one in found.values.values()
         },
+    }
+
+
+def _item_json(item: Item) -> dict[str, Any]:
+    return {
+        "item": item.value,
+        "decided": [_source(source) for source in item.decided],
+        "overridden": [_source(source) for source in item.overridden],
     }
 
 
@@ -247,7 +270,7 @@ def _print_changes(changes: list[Change]) -> None:
     if not touched:
         sys.stdout.write("Nothing changes.\n")
     else:
-        sys.stdout.write(f"\nSomething changes for {len(touched):,} instance{'' if len(touched) == 1 else 's'}.\n")
+        sys.stdout.write(f"\nSomething changes for {_count(len(touched), 'instance')}.\n")
 
 
 def _or_nothing(value: object) -> str:
@@ -267,7 +290,8 @@ def schema() -> None:
 
 
 def _print_json(document: object) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    # ASCII: names and tags are foreign, and a terminal obeys U+009B as it does ESC [
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True).replace("\x7f", "\\u007f") + "\n")
 
 
 def _moment(text: str | None) -> datetime:

@@ -16,6 +16,7 @@ from core.text import printable
 
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 _PORTS = re.compile(r"(?:tcp|udp)/([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\/*?.]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DEVICE = re.compile(r"(?:usb|pci):[0-9a-f]{4}:(?:[0-9a-f]{4}|\*)")
 NEVER = "never"
@@ -61,8 +62,10 @@ def clock(text: str) -> str:
 
 def absolute(text: str) -> str:
     """A path pattern of Linux or Windows."""
-    if not (text.startswith(("/", "**/")) or re.match(r"[A-Za-z]:\\", text)):
+    if not text.startswith(("/", "**/")) and not _WINDOWS_PATH.match(text):
         raise ValueError("is no absolute path, such as /var/cache/** or C:\\Temp\\*")
+    if ".." in re.split(r"[\\/]", text):
+        raise ValueError("steps up with `..`: write where it leads")
     return _not_everything(text.partition(":")[2] if ":" in text[:2] else text, text)
 
 

@@ -6,15 +6,15 @@ could only alert". An alert is always possible: it is the record itself.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from core.findings import Finding, Gap
 from core.text import escape
-from policy.resolve import Effective, Resolved
+from policy.paths import PathPattern
+from policy.resolve import Effective, Item, Resolved
 from policy.selectors import matcher
 from policy.settings import Action, Mode
 
@@ -43,10 +43,14 @@ _BY_THE_PLATFORM: Final = {
     "xen": frozenset({Action.TAG, Action.ISOLATE, Action.STOP}),
 }
 
+_EXCLUSIONS: Final = ("exclusions.rules", "exclusions.paths", "exclusions.sha256")
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to do about one finding: `action`, where the policy `wanted` that or something stronger, and why.
+
+    Where it stands for several that cannot be done, `wanted` is the first of them; `reason` names all.
 
     `action` is None where the policy leaves the finding alone.
     """
@@ -75,104 +79,95 @@ def possible(cloud: str, mode: Mode) -> frozenset[Action]:
 
 
 def decide(findings: Iterable[Finding], policy: Resolved, can: Iterable[Action]) -> Iterator[Decision]:
-    """The actions for each finding, the policy's order kept; what can be done is decided once for a finding.
+    """The actions for each finding, none of them twice, in the policy's order.
 
-    What cannot be done is always said, even where what is done instead is decided already: an action may come again.
+    What cannot be done is always said: with the action that is done instead, even where that is wanted itself.
     """
     able = frozenset(can) | {Action.ALERT}
+    leaves_out = _leaves_out(policy)
+    actions = _Actions(policy)
     for finding in findings:
-        left_out = _left_out(finding, policy)
-        if left_out:
+        if left_out := leaves_out(finding):
             yield Decision(finding, None, None, left_out)
             continue
-        wanted, why = _wanted(finding, policy)
-        done: set[Action] = set()
+        wanted, why = actions.wanted(finding)
+        instead: dict[Action, list[Action]] = {}  # what is done, and what else it stands for
         for want in wanted:
             got = next(one for one in (want, *INSTEAD[want], Action.ALERT) if one in able)
-            if got is want and got in done:
-                continue
-            done.add(got)
-            yield Decision(finding, want, got, why if got is want else f"wanted {want}, could only {got}: {why}")
+            stands_for = instead.setdefault(got, [])
+            if got is not want and want not in stands_for:
+                stands_for.append(want)
+        for got, stands_for in instead.items():
+            words = f"wanted {' and '.join(stands_for)}, could only {got}: " if stands_for else ""
+            yield Decision(finding, stands_for[0] if stands_for else got, got, words + why)
 
 
 def decide_gaps(gaps: Iterable[Gap], policy: Resolved) -> Iterator[GapDecision]:
     """Which gaps are accepted, and by whom."""
     found = policy.values.get("gaps.accepted")
+    accepted = {item.value: item for item in found.items()} if found else {}
     for gap in gaps:
-        accepted = found is not None and gap.reason.value in found.value
-        said = _by(found) if accepted and found is not None else "no policy accepts it"
-        yield GapDecision(gap, accepted, said)
+        item = accepted.get(gap.reason.value)
+        yield GapDecision(gap, item is not None, _by(item) if item else "no policy accepts it")
 
 
-def _wanted(finding: Finding, policy: Resolved) -> tuple[list[Action], str]:
-    by_rule = policy.values.get("actions.by_rule")
-    if by_rule is not None:
-        fitting = [pattern for pattern in by_rule.value if matcher([pattern])(finding.rule.id)]
-        if fitting:
-            pattern = max(fitting, key=lambda one: (one == finding.rule.id, len(one), one))
-            return _actions(by_rule.value[pattern]), f"rule {pattern}, {_by(by_rule)}"
-    severity = finding.rule.severity
-    found = policy.values[f"actions.{severity.value}"]
-    return _actions(found.value), f"severity {severity.value}, {_by(found)}"
+class _Actions:
+    """What one policy wants to be done; its patterns are compiled once."""
+
+    def __init__(self, policy: Resolved) -> None:
+        self._values = policy.values
+        self._by_rule = policy.values.get("actions.by_rule")
+        by_rule = self._by_rule.items() if self._by_rule else []
+        # the longest pattern that fits counts, one that is the rule's own name before all
+        self._rules = [(item, matcher([item.value])) for item in by_rule]
+        self._rules.sort(key=lambda rule: (len(rule[0].value), rule[0].value), reverse=True)
+        self._own = {item.value: item for item in by_rule}
+
+    def wanted(self, finding: Finding) -> tuple[list[Action], str]:
+        rule = finding.rule.id
+        item = self._own.get(rule) or next((item for item, fits in self._rules if fits(rule)), None)
+        if item is not None and self._by_rule is not None:
+            return _actions(self._by_rule.value[item.value]), f"rule {item.value}, {_by(item)}"
+        severity = finding.rule.severity.value
+        found = self._values[f"actions.{severity}"]
+        return _actions(found.value), f"severity {severity}, {_by(found)}"
 
 
 def _actions(words: Iterable[str]) -> list[Action]:
     return [Action(word) for word in words]
 
 
-def _left_out(finding: Finding, policy: Resolved) -> str:
-    """Which exclusion it falls under; empty if none."""
-    for setting, text in (
-        ("exclusions.rules", finding.rule.id),
-        ("exclusions.paths", escape(finding.where.path)),
-        ("exclusions.sha256", str(finding.evidence.get("sha256") or "")),
-    ):
-        found = policy.values.get(setting)
-        if found is None or not text:
-            continue
-        for pattern in found.value:
-            fits = path_matches(pattern, text) if setting == "exclusions.paths" else matcher([pattern])(text)
-            if fits:
-                return f"left out by {setting} {pattern}, {_by(found)}"
-    return ""
+def _leaves_out(policy: Resolved) -> Callable[[Finding], str]:
+    """Which exclusion a finding falls under; empty if none. What there is to compile is compiled here."""
+    items = {setting: policy.values[setting].items() for setting in _EXCLUSIONS if setting in policy.values}
+    rules = [(item, matcher([item.value])) for item in items.get("exclusions.rules", ())]
+    paths = [(item, PathPattern(item.value).matches) for item in items.get("exclusions.paths", ())]
+    hashes = {item.value: item for item in items.get("exclusions.sha256", ())}
 
+    def left_out(finding: Finding) -> str:
+        path = escape(finding.where.path)
+        found = (
+            next((item for item, fits in rules if fits(finding.rule.id)), None),
+            next((item for item, fits in paths if fits(path)), None),
+            hashes.get(str(finding.evidence.get("sha256"))),
+        )
+        for setting, item in zip(_EXCLUSIONS, found, strict=True):
+            if item is not None:
+                return f"left out by {setting} {item.value}, {_by(item)}"
+        return ""
 
-def path_matches(pattern: str, path: str) -> bool:
-    """`*` and `?` stay within a folder, `**` crosses folders, `**/` is any number of folders, none too.
-
-    In time proportional to both lengths: the path is hostile, and no expression may backtrack over it.
-    """
-    parts = _parts(pattern)
-    states = _entered(parts, 0)
-    for char in path:
-        following: set[int] = set()
-        for state in states:
-            part = parts[state] if state < len(parts) else ""
-            stays = part in {"**", "**/"} or (part == "*" and char != "/")
-            if stays:
-                following.add(state)
-            leaves = char == "/" if part == "**/" else stays or part == char or (part == "?" and char != "/")
-            if leaves:
-                following |= _entered(parts, state + 1)
-        states = following
-        if not states:
-            return False
-    return len(parts) in states
+    return left_out
 
 
 @lru_cache(1024)
-def _parts(pattern: str) -> Sequence[str]:
-    return [part for part in re.split(r"(\*\*/|\*\*|\*|.)", pattern, flags=re.DOTALL) if part]
+def _pattern(pattern: str) -> PathPattern:
+    return PathPattern(pattern)
 
 
-def _entered(parts: Sequence[str], state: int) -> set[int]:
-    """`state`, and those that are reached from it without a character."""
-    found = {state}
-    while state < len(parts) and parts[state] in {"*", "**", "**/"}:
-        state += 1
-        found.add(state)
-    return found
+def path_matches(pattern: str, path: str) -> bool:
+    """Does a path pattern of a policy fit? `path` is absolute, as `core.text.escape` writes it."""
+    return _pattern(pattern).matches(path)
 
 
-def _by(value: Effective) -> str:
+def _by(value: Effective | Item) -> str:
     return ", ".join(str(source) for source in value.decided)

@@ -2,15 +2,16 @@
 
 Read as YAML 1.2 reads plain words: `off` and `no` are words, only `true` and `false` are truth values, and a number with a
 leading zero (an account) stays a word. Anchors, aliases and tags are refused where they appear, so that nothing can
-expand. Files are bounded in size, depth and count of values.
+expand. Files are bounded in size, depth and count of values, and so is all that is read together.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,11 @@ MOST_FILE_BYTES: Final = 512 << 10
 MOST_FILES: Final = 10_000
 MOST_DEPTH: Final = 24
 MOST_VALUES: Final = 50_000  # in one file
+# Of a whole set of policies; reading so much takes about ten seconds and some hundred MiB.
+MOST_SET_BYTES: Final = 8 << 20
+MOST_SET_VALUES: Final = 200_000
+MOST_PROBLEMS: Final = 1_000  # then no more files are read
+MOST_ENTRIES: Final = 100_000  # of a folder and all below it, whatever they are
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 # YAML 1.1 ends a line (and a comment) here, git and most editors do not: what looks like a comment would be read
 _HIDDEN_BREAK = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
@@ -57,6 +63,9 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.at}: {self.text}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"document": self.at.document, "line": self.at.line, "column": self.at.column, "problem": self.text}
 
 
 class Refused(ConfigError):
@@ -103,13 +112,23 @@ class Node:
 
 def read_text(name: str, text: str) -> list[Node]:
     """The documents of one file, empty ones left out. Raises `Refused`."""
+    return _documents(name, _checked(name, text))[0]
+
+
+def _checked(name: str, text: str) -> str:
+    """What PyYAML may be given. Raises `Refused`."""
     if hidden := _HIDDEN_BREAK.search(text):
         raise Refused([Problem(_at_position(name, text, hidden.start()), "a line break that editors do not show")])
     if name.lower().endswith(".json"):
         text = text.replace("\t", " ")  # JSON has tabs only between values, YAML has none there
+    return text
+
+
+def _documents(name: str, text: str) -> tuple[list[Node], int]:
+    """The documents and how many values they have."""
     reader = _Reader(name)
     try:
-        return reader.documents(text)
+        return reader.documents(text), reader.count
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = _at(name, mark) if mark else At(name)
@@ -134,14 +153,49 @@ def read_path(path: Path) -> list[Node]:
     if not files:
         raise ConfigError(f"{printable(str(path))}: holds no policies ({', '.join(SUFFIXES)})")
     if len(files) > MOST_FILES:
-        raise ConfigError(f"{printable(str(path))}: more than {MOST_FILES:,} files")
+        raise Refused([Problem(At(str(path)), f"more than {MOST_FILES:,} files")])
+    return _together(str(path), ((str(file), partial(bounded_text, file, MOST_FILE_BYTES)) for file in files))
+
+
+def read_texts(texts: Mapping[str, str]) -> list[Node]:
+    """The documents of texts by name, in the order of the names; the same bounds as for files.
+
+    Raises `Refused`, or `ConfigError` if there is no text.
+    """
+    if not texts:
+        raise ConfigError("there are no policies to read")
+    if len(texts) > MOST_FILES:
+        raise Refused([Problem(At(""), f"more than {MOST_FILES:,} documents")])
+    return _together("", ((name, partial(_bounded, name, text)) for name, text in sorted(texts.items())))
+
+
+def _bounded(name: str, text: str) -> str:
+    if len(text.encode("utf-8", "surrogatepass")) > MOST_FILE_BYTES:
+        raise Refused([Problem(At(name), f"is larger than {MOST_FILE_BYTES:,} bytes; split it")])
+    return text.removeprefix("\ufeff")
+
+
+def _together(whole: str, parts: Iterable[tuple[str, Callable[[], str]]]) -> list[Node]:
+    """The documents of all parts, with all their problems; what is too much is said of the `whole`."""
     nodes: list[Node] = []
     problems: list[Problem] = []
-    for file in files:
+    size_bytes = values = 0
+    for name, read in parts:
         try:
-            nodes += read_text(str(file), bounded_text(file, MOST_FILE_BYTES))
+            text = read()
+            size_bytes += len(text.encode("utf-8", "surrogatepass"))
+            found, count = _documents(name, _checked(name, text)) if size_bytes <= MOST_SET_BYTES else ([], 0)
         except Refused as error:
             problems += error.problems
+        else:
+            values += count
+            nodes += found
+        for number, most, unit in ((size_bytes, MOST_SET_BYTES, "bytes"), (values, MOST_SET_VALUES, "values")):
+            if number > most:
+                text = f"all policies together have more than {most:,} {unit}"
+                raise Refused([*problems, Problem(At(whole or name), text)])
+        if len(problems) > MOST_PROBLEMS:
+            break
     if problems:
         raise Refused(problems)
     return nodes
@@ -168,7 +222,11 @@ def bounded_text(path: Path, most_bytes: int) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    entries = 0
     for root, folders, names in os.walk(folder, onerror=_shut):
+        entries += len(folders) + len(names)
+        if entries > MOST_ENTRIES:
+            raise Refused([Problem(At(str(folder)), f"holds more than {MOST_ENTRIES:,} files and folders")])
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
             if Path(root, name).is_symlink():
@@ -197,7 +255,7 @@ class _Reader:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._count = 0
+        self.count = 0  # of values
         self.last = At(name)
 
     def documents(self, text: str) -> list[Node]:
@@ -224,14 +282,14 @@ class _Reader:
         return [node for node in found if node.value is not None]
 
     def _check(self, event: Any, depth: int) -> None:
-        self._count += 1
+        self.count += 1
         if event.anchor is not None:
             self._refuse("anchors (&name) are not read: write it out, or inherit it from a parent policy")
         if event.tag is not None:
             self._refuse(f"tags ({_cut(event.tag)}) are not read: leave it out")
         if depth > MOST_DEPTH:
             self._refuse(f"nested deeper than {MOST_DEPTH} levels")
-        if self._count > MOST_VALUES:
+        if self.count > MOST_VALUES:
             self._refuse(f"more than {MOST_VALUES:,} values in one file; split it")
 
     def _close(self, node: Node, parts: list[Node]) -> None:

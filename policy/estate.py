@@ -26,7 +26,10 @@ def read_instance(path: Path) -> Instance:
 
 
 def read_estate(path: Path) -> Iterator[Instance]:
-    """One instance a line. Two lines of one instance, or a line that is none, raise `Refused`; no file, `ConfigError`."""
+    """One instance a line.
+
+    Two lines of one instance, or a line that is none, raise `Refused`; no file, or one without instances, `ConfigError`.
+    """
     seen: dict[str, int] = {}
     try:
         with path.open("rb") as stream:
@@ -46,6 +49,11 @@ def read_estate(path: Path) -> Iterator[Instance]:
                 yield found
     except OSError as error:
         raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from None
+    if not seen:
+        raise ConfigError(
+            f"{printable(str(path))}: holds no instances, so nothing can be counted; "
+            "write them there with `kumomori instances --format jsonl`"
+        )
 
 
 def instance(row: Any) -> Instance:

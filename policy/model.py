@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from policy import checks
 from policy.settings import Network, Settings, Strict, Word
@@ -18,6 +18,13 @@ class Kind(StrEnum):
     POLICY = "Policy"
     PROFILE = "Profile"
     LOCAL = "Local"
+
+
+class Extent(StrEnum):
+    """What a selector selects of an estate, where that is hardly ever meant."""
+
+    NOTHING = "nothing"
+    EVERYTHING = "everything"
 
 
 def _as_list(value: object) -> object:
@@ -34,6 +41,13 @@ Networks = Annotated[
     tuple[Network, ...],
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     Field(min_length=1, max_length=1000),
+]
+
+
+MaySelect = Annotated[
+    tuple[Extent, ...],
+    BeforeValidator(_as_list, json_schema_input_type=Extent | list[Extent]),
+    Field(min_length=1, max_length=2),
 ]
 
 
@@ -89,9 +103,15 @@ class _Document(Strict):
 class Policy(_Document):
     """Settings for the instances that it selects among those of its parent."""
 
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": {"may_select": ["selector"]}})
+
     kind: Literal["Policy"]
     metadata: Metadata
     selector: Selector | None = Field(default=None, description="Without one: all that its parent selects.")
+    may_select: MaySelect | None = Field(
+        default=None,
+        description="The selector is meant to select `nothing` or `everything` of what the parent selects; else that is refused.",
+    )
     lock: Annotated[tuple[Word, ...], Field(max_length=1000)] = Field(
         default=(), description="Settings (scan.schedule) or sections (scan) that nothing below may say."
     )
@@ -100,9 +120,15 @@ class Policy(_Document):
 class Profile(_Document):
     """Settings that override those of the policy `metadata.parent` and of all below it, while its condition holds."""
 
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": {"may_select": ["when"]}})
+
     kind: Literal["Profile"]
     metadata: ProfileMetadata
     when: Selector | None = None
+    may_select: MaySelect | None = Field(
+        default=None,
+        description="`when` is meant to hold for `nothing` or `everything` of what the policy selects; else that is refused.",
+    )
     since: Annotated[str, AfterValidator(checks.moment)] | None = None
     until: Annotated[str, AfterValidator(checks.moment_or_never)] = Field(
         description="A date (to its end, UTC), a time with its offset, or `never`: it must be said."

@@ -13,16 +13,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from itertools import takewhile
+from typing import Any, Final
 
 from core.errors import ConfigError
 from core.estate import Instance
 from policy.document import At
 from policy.settings import CATALOGUE, DEFAULTS, Settings
-from policy.tree import Branch, Lock, ProfileRule, Tree, escaped
-from policy.typed import Document
+from policy.tree import Branch, Lock, ProfileRule, Tree
+from policy.typed import Document, Said
 
-BUILT_IN = "built-in default"
+BUILT_IN: Final = "built-in default"
+_NOWHERE: Final = At("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,18 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """A list's item, or a mapping's name, as it counts. `decided` said it, each where the item stands.
+
+    `overridden` gave that name another value.
+    """
+
+    value: Any
+    decided: tuple[Source, ...]
+    overridden: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Effective:
     """A setting as it counts. `decided` said it: one, or of a merged setting all that added to it, the uppermost first.
 
@@ -49,6 +63,23 @@ class Effective:
     decided: tuple[Source, ...]
     overridden: tuple[Source, ...] = ()
     lock: Lock | None = None
+    layers: tuple[tuple[Said, Source], ...] = ()
+
+    def items(self) -> list[Item]:
+        """Of a merged setting, each item with who said it and where, in the order of `value`; else nothing."""
+        if not CATALOGUE[self.setting].merged:
+            return []
+        said: dict[str, list[tuple[Any, Source]]] = {}
+        for one, source in self.layers:
+            for value, at in zip(one.value, one.items, strict=True):
+                content = one.value[value] if isinstance(one.value, dict) else None
+                said.setdefault(_key(value), []).append((content, Source(source.name, at, source.kind)))
+        found = []
+        for value in self.value:
+            every = said[_key(value)]
+            decided = _last_same(every)
+            found.append(Item(value, decided, tuple(source for _, source in every[: len(every) - len(decided)])))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +121,16 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """No policy selects the instance, or nothing tells which of several does."""
+    """No policy selects the instance, or nothing tells which of several does. `places` are those of their selectors."""
 
     reason: str
     policies: tuple[str, ...] = ()
+    places: tuple[At, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        """With the places, which `reason` leaves out: they move when a line is written above."""
+        where = ", ".join(f"`{name}` at {at}" for name, at in zip(self.policies, self.places, strict=True))
+        return f"{self.reason} ({where})" if where else self.reason
 
 
 @dataclass(slots=True)
@@ -142,7 +179,9 @@ class Resolver:
             found = [branch for branch in level if branch.selects(instance)]
             if len(found) > 1:
                 names = tuple(branch.name for branch in found)
-                return Unresolved(f"{escaped(names)} stand beside each other and all select it", names)
+                words = ", ".join(f"`{name}`" for name in names)
+                places = tuple(branch.document.selector_at for branch in found)
+                return Unresolved(f"{words} stand beside each other and all select it", names, places)
             if not found:
                 break
             way += found
@@ -166,8 +205,8 @@ def _locks(way: Sequence[Branch]) -> dict[str, Lock]:
 
 def _values(way: Sequence[Branch], active: Iterable[ProfileRule], local: Document | None) -> dict[str, Effective]:
     locks = _locks(way)
-    said: dict[str, list[tuple[Any, Source]]] = {
-        name: [(value, Source(BUILT_IN, kind=""))] for name, value in DEFAULTS.items()
+    said: dict[str, list[tuple[Said, Source]]] = {
+        name: [(Said(value, _NOWHERE), Source(BUILT_IN, kind=""))] for name, value in DEFAULTS.items()
     }
     documents = [(branch.document, "policy") for branch in way]
     documents += [(rule.document, "profile") for rule in active]
@@ -179,7 +218,7 @@ def _values(way: Sequence[Branch], active: Iterable[ProfileRule], local: Documen
             if kind == "local" and setting in locks:
                 refused[setting] = source
                 continue
-            said.setdefault(setting, []).append((value.value, source))
+            said.setdefault(setting, []).append((value, source))
     found = {}
     for setting, layers in sorted(said.items()):
         lost = (refused[setting],) if setting in refused else ()
@@ -187,21 +226,41 @@ def _values(way: Sequence[Branch], active: Iterable[ProfileRule], local: Documen
     return found
 
 
-def _combined(setting: str, layers: list[tuple[Any, Source]], lock: Lock | None, lost: tuple[Source, ...]) -> Effective:
+def _combined(
+    setting: str, layers: list[tuple[Said, Source]], lock: Lock | None, lost: tuple[Source, ...]
+) -> Effective:
     sources = tuple(source for _, source in layers)
     if not CATALOGUE[setting].merged:
-        value, source = layers[-1]
-        return Effective(setting, value, (source,), (*sources[:-1], *lost), lock)
-    if isinstance(layers[0][0], dict):
+        said, source = layers[-1]
+        return Effective(setting, said.value, (source,), (*sources[:-1], *lost), lock)
+    kept = tuple(layers)
+    if isinstance(layers[0][0].value, dict):
         mapping: dict[str, Any] = {}
-        for value, _ in layers:
-            mapping.update(value)
-        return Effective(setting, mapping, sources, lost, lock)
+        for said, _ in layers:
+            mapping.update(said.value)
+        beaten: set[str] = set()  # names that somebody below gave another value
+        decided: list[Source] = []
+        for said, source in reversed(layers):
+            beaten.update(name for name, value in said.value.items() if mapping[name] != value)
+            if said.value.keys() - beaten:
+                decided.append(source)
+        lost = (*(source for source in sources if source not in decided), *lost)
+        return Effective(setting, mapping, tuple(reversed(decided)), lost, lock, kept)
     items: dict[str, Any] = {}
-    for value, _ in layers:
-        for item in value:
-            items.setdefault(item if isinstance(item, str) else json.dumps(item, sort_keys=True), item)
-    return Effective(setting, list(items.values()), sources, lost, lock)
+    for said, _ in layers:
+        for item in said.value:
+            items.setdefault(_key(item), item)
+    return Effective(setting, list(items.values()), sources, lost, lock, kept)
+
+
+def _key(item: Any) -> str:
+    return item if isinstance(item, str) else json.dumps(item, sort_keys=True)
+
+
+def _last_same(every: Sequence[tuple[Any, Source]]) -> tuple[Source, ...]:
+    """Those at the end of `every` that say the same as the last one."""
+    same = takewhile(lambda one: one[0] == every[-1][0], reversed(every))
+    return tuple(source for _, source in same)[::-1]
 
 
 def _as_json(values: Mapping[str, Effective]) -> str:

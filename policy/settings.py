@@ -384,12 +384,15 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 CATALOGUE: Final = _catalogue()
-# What would undo a locked setting from beside it is locked with it: rules come before severities, and a reason without
-# its mode, or a mode without its reason, would be a lie.
-LOCKED_WITH: Final[Mapping[str, str]] = {
-    **{f"actions.{severity.value}": "actions.by_rule" for severity in Severity},
-    "protection.mode": "protection.why",
-    "protection.why": "protection.mode",
+# What takes a finding away before any action is looked up. A gap that is accepted is still shown and takes nothing away.
+_TAKES_FINDINGS_AWAY: Final = ("exclusions.paths", "exclusions.sha256", "exclusions.rules")
+# What would undo a locked setting from beside it is locked with it: rules come before severities, exclusions before
+# both, and a reason without its mode, or a mode without its reason, would be a lie.
+LOCKED_WITH: Final[Mapping[str, tuple[str, ...]]] = {
+    **{f"actions.{severity.value}": ("actions.by_rule", *_TAKES_FINDINGS_AWAY) for severity in Severity},
+    "actions.by_rule": _TAKES_FINDINGS_AWAY,
+    "protection.mode": ("protection.why",),
+    "protection.why": ("protection.mode",),
 }
 # What holds where no policy says anything: looked at without entering it, nothing changed, everything told.
 DEFAULTS: Final[Mapping[str, Any]] = {

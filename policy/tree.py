@@ -9,14 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from core.text import printable
 from policy import checks
 from policy.checks import nearest
-from policy.document import At, Node, Problem, Refused, read_path
+from policy.document import At, Node, Problem, Refused, read_path, read_texts
 from policy.model import Local, Policy, Profile
 from policy.selectors import Test, compiled
 from policy.settings import CATALOGUE, MOST_ITEMS
-from policy.typed import Document, documents
+from policy.typed import Document, documents, locked_with
 
 MOST_LEVELS: Final = 32
 
@@ -80,6 +79,14 @@ class Tree:
 def load(path: Path) -> Tree:
     """The tree of a file or folder. Raises `Refused` with all problems, or `ConfigError` if there is nothing to read."""
     return plant(read_path(path))
+
+
+def load_texts(texts: Mapping[str, str]) -> Tree:
+    """The tree of documents that are held elsewhere than in files: YAML or JSON by name. Names stand in all that is said.
+
+    Raises `Refused` with all problems, or `ConfigError` if there is nothing to read.
+    """
+    return plant(read_texts(texts))
 
 
 def plant(nodes: Iterable[Node]) -> Tree:
@@ -178,7 +185,15 @@ def _locked(found: Iterable[Document], policies: Mapping[str, Document]) -> Iter
             holders = [name for name in above if setting in policies[name].lock]
             if holders:
                 lock = Lock(holders[-1], policies[holders[-1]].lock[setting])
-                yield Problem(said.at, f"`{setting}` is locked by {lock}: take it out here, or the lock there")
+                yield Problem(said.at, _why_locked(setting, lock, policies[lock.policy]))
+
+
+def _why_locked(setting: str, lock: Lock, holder: Document) -> str:
+    assert isinstance(holder.model, Policy)
+    cause = locked_with(holder.model.lock, setting)
+    together = f" together with `{cause}`" if cause else ""
+    way_out = f"take it out here, say it in `{lock.policy}` or a profile of it, or take out the lock there"
+    return f"`{setting}` is locked by {lock}{together}: {way_out}"
 
 
 def _contradictions(profiles: Iterable[Document]) -> Iterable[Problem]:
@@ -259,7 +274,3 @@ def _branches(policies: Mapping[str, Document], profiles: Iterable[Document]) ->
             if not waiting[one.parent]:
                 ready.append(one.parent)
     return made
-
-
-def escaped(names: Iterable[str]) -> str:
-    return ", ".join(f"`{printable(name)}`" for name in names)

@@ -54,20 +54,26 @@ _EXPECTED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A value in a document and where it stands."""
+    """A value in a document and where its name stands; `items` are the places of a list's items or a mapping's names."""
 
     value: Any
     at: At
+    items: tuple[At, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A typed document; `settings` by full name (`scan.schedule`), `at` where its name stands, `lock` locked settings."""
+    """A typed document; `settings` by full name (`scan.schedule`), `at` where its name stands.
+
+    `selector_at` is where `selector` or `when` stands (`at` without one), `lock` where each locked setting is locked:
+    also those that are locked with another (`locked_with`).
+    """
 
     name: str
     parent: str | None
     at: At
     parent_at: At
+    selector_at: At
     model: Policy | Profile | Local
     settings: Mapping[str, Said]
     lock: Mapping[str, At]
@@ -96,16 +102,19 @@ def document(node: Node) -> Document:
         model = model_type.model_validate_json(json.dumps(node.plain()))
     except ValidationError as error:
         raise Refused([_problem(node, model_type, one) for one in error.errors(include_url=False)]) from None
-    if empty := list(_adds_nothing(node, model)):
-        raise Refused(empty)
+    if useless := [*_adds_nothing(node, model), *_means_nothing(node, model)]:
+        raise Refused(useless)
     name = model.metadata.name
     lock = _locks(node, model.lock) if isinstance(model, Policy) else {}
     metadata = node.find(["metadata"])
+    at = node.find(["metadata", "name"]).at
+    keys = node.keys or {}
     return Document(
         name=name,
         parent=None if isinstance(model, Local) else model.metadata.parent,
-        at=node.find(["metadata", "name"]).at,
+        at=at,
         parent_at=metadata.find(["parent"]).at,
+        selector_at=keys.get("selector") or keys.get("when") or at,
         model=model,
         settings=dict(_settings(node, model)),
         lock=lock,
@@ -132,7 +141,10 @@ def _settings(node: Node, model: Policy | Profile | Local) -> Iterator[tuple[str
     for section, values in plain.items():
         keys = node.find(["settings", section]).keys or {}
         for name in values:
-            yield f"{section}.{name}", Said(whole[section][name], keys[name])
+            inside = node.find(["settings", section, name])
+            items = tuple(item.at for item in inside.value) if isinstance(inside.value, list) else ()
+            items = tuple((inside.keys or {}).values()) or items
+            yield f"{section}.{name}", Said(whole[section][name], keys[name], items)
 
 
 def _locks(node: Node, lock: Iterable[str]) -> dict[str, At]:
@@ -149,9 +161,18 @@ def _locks(node: Node, lock: Iterable[str]) -> dict[str, At]:
             raise Refused([Problem(at, f"`{_cut(name)}` is no setting that could be locked{nearest(name, known)}")])
         for full in names:
             found.setdefault(full, at)
-            if full in LOCKED_WITH:
-                found.setdefault(LOCKED_WITH[full], at)
+            for other in LOCKED_WITH.get(full, ()):
+                found.setdefault(other, at)
     return found
+
+
+def locked_with(lock: Iterable[str], setting: str) -> str:
+    """The setting or section of `lock` that `setting` is locked together with; empty if it is locked itself."""
+    names = tuple(lock)
+    if setting in names or setting.partition(".")[0] in names:
+        return ""
+    causes = {full for full, others in LOCKED_WITH.items() if setting in others}
+    return next((name for name in names if any(one == name or one.startswith(f"{name}.") for one in causes)), "")
 
 
 def _empty(node: Node) -> Iterator[Problem]:
@@ -168,6 +189,16 @@ def _adds_nothing(node: Node, model: Policy | Profile | Local) -> Iterator[Probl
     for setting, said in _settings(node, model):
         if CATALOGUE[setting].merged and not said.value:
             yield Problem(said.at, f"`{setting}` adds nothing: what is inherited stays, whatever is said here")
+
+
+def _means_nothing(node: Node, model: Policy | Profile | Local) -> Iterator[Problem]:
+    """`may_select` beside no selector would wait there for one."""
+    if isinstance(model, Local) or model.may_select is None:
+        return
+    name, beside = ("selector", model.selector) if isinstance(model, Policy) else ("when", model.when)
+    if beside is None:
+        at = (node.keys or {})["may_select"]
+        yield Problem(at, f"`may_select` speaks of a `{name}`, and there is none here: leave it out")
 
 
 def _problem(node: Node, model: type[BaseModel], error: Any) -> Problem:

@@ -15,7 +15,7 @@ ESTATE = POLICIES / "estate.jsonl"
 def test_the_examples(kumomori: Kumomori) -> None:
     result = kumomori("policy", "validate", POLICIES, "--estate", ESTATE, "--at", "2027-01-01")
     assert (result.code, result.err) == (0, b"")
-    assert b"8 policies, 2 profiles for 8 instances: can be applied." in result.out
+    assert b"8 policies, 4 profiles for 8 instances: can be applied." in result.out
 
 
 def test_refused(kumomori: Kumomori, tmp_path: Path) -> None:
@@ -31,9 +31,13 @@ def test_refused(kumomori: Kumomori, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("selectors", "code", "words"),
     [
-        pytest.param(["cloud: gcp"], 3, "`p0` selects nothing: 0 of 8 instances", id="nothing"),
-        pytest.param(["cloud: '*'"], 3, "`p0` selects everything: all 8 instances", id="everything"),
-        pytest.param(["cloud: aws", "os: linux"], 1, "`p0`, `p1` stand beside each other", id="two"),
+        pytest.param(
+            ["cloud: gcp"], 1, "a.yaml:5:1: `p0` selects 0 of 8 instances of the estate: nothing", id="nothing"
+        ),
+        pytest.param(
+            ["cloud: '*'"], 1, "a.yaml:5:1: `p0` selects 8 of 8 instances of the estate: everything", id="all"
+        ),
+        pytest.param(["cloud: aws", "os: linux"], 1, "a.yaml:10:1: `p0` (", id="two"),
     ],
 )
 def test_selectors_are_counted(kumomori: Kumomori, tmp_path: Path, selectors: list[str], code: int, words: str) -> None:

@@ -107,6 +107,6 @@ def test_the_published_schema_is_the_model() -> None:
 def test_the_examples_fit_the_published_schema() -> None:
     validator = jsonschema.Draft202012Validator(json_schema())
     nodes = read_path(DOCS / "policies")
-    assert len(nodes) == 10
+    assert len(nodes) == 12
     for node in nodes:
         validator.validate(node.plain())
