@@ -165,7 +165,7 @@ def read_texts(texts: Mapping[str, str]) -> list[Node]:
     if not texts:
         raise ConfigError("there are no policies to read")
     if len(texts) > MOST_FILES:
-        raise Refused([Problem(At(""), f"more than {MOST_FILES:,} documents")])
+        raise Refused([Problem(At("all policies"), f"more than {MOST_FILES:,} documents")])
     return _together("", ((name, partial(_bounded, name, text)) for name, text in sorted(texts.items())))
 
 

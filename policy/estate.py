@@ -13,6 +13,7 @@ from core.text import printable
 from policy.document import At, Problem, Refused, bounded_text
 
 MOST_INSTANCE_BYTES: Final = 1 << 20
+MOST_INSTANCES: Final = 1_000_000
 _WORDS: Final = ("name", "image", "os", "architecture", "kind", "owner", "zone", "network", "subnet", "excluded")
 
 
@@ -46,6 +47,8 @@ def read_estate(path: Path) -> Iterator[Instance]:
                 first = seen.setdefault(str(found), number)
                 if first != number:
                     raise Refused([Problem(at, f"{printable(str(found))} stands in line {first} already")])
+                if len(seen) > MOST_INSTANCES:
+                    raise Refused([Problem(at, f"holds more than {MOST_INSTANCES:,} instances")])
                 yield found
     except OSError as error:
         raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from None

@@ -52,6 +52,43 @@ def test_selectors_are_counted(kumomori: Kumomori, tmp_path: Path, selectors: li
     assert words in result.out.decode()
 
 
+def test_what_is_meant_and_an_empty_estate(kumomori: Kumomori, tmp_path: Path) -> None:
+    policies, empty = tmp_path / "p.yaml", tmp_path / "empty.jsonl"
+    text = "apiVersion: kumomori/v1\nkind: Policy\nmetadata: {name: a}\nselector: {cloud: '*'}\n"
+    policies.write_text(text + "may_select: [everything]\n")
+    assert kumomori("policy", "validate", policies, "--estate", ESTATE).code == 0
+    policies.write_text(text)
+    result = kumomori("policy", "validate", policies, "--estate", ESTATE, "--format", "json")
+    assert (result.code, result.report["valid"], result.report["problems"][0]["line"]) == (1, False, 4)
+    assert kumomori("policy", "validate", policies).code == 0
+    empty.write_text("\n")
+    for said in (
+        kumomori("policy", "validate", policies, "--estate", empty).refused(),
+        kumomori("policy", "diff", policies, policies, "--estate", empty).refused(),
+    ):
+        assert "empty.jsonl: holds no instances" in said
+
+
+def test_nothing_that_a_terminal_obeys(kumomori: Kumomori, tmp_path: Path) -> None:
+    one = tmp_path / "one.json"
+    one.write_text('{"place": {"cloud": "plain", "region": "basement"}, "id": "a\x9b31m\u202e\x7f"}')
+    for output in ("table", "json"):
+        raw = kumomori("policy", "explain", POLICIES, one, "--format", output).out
+        assert raw.replace(b"\n", b"").decode().isprintable()
+        assert b"9b31m" in raw
+    assert json.loads(raw)["instance"].endswith("a\x9b31m\u202e\x7f")
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_the_table_of_the_examples_is_not_folded(
+    kumomori: Kumomori, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = kumomori("policy", "validate", POLICIES, "--estate", ESTATE).out.decode().splitlines()
+    assert len(lines) == 1 + 12 + 2
+    assert any(line.split() == ["profile", "database-files", "1", "1", "company.yaml:43:18"] for line in lines)
+
+
 def test_explain(kumomori: Kumomori, tmp_path: Path) -> None:
     one = tmp_path / "one.json"
     one.write_text(ESTATE.read_text().splitlines()[3])
@@ -62,6 +99,7 @@ def test_explain(kumomori: Kumomori, tmp_path: Path) -> None:
     assert decided["decided"][0]["document"].endswith("company.yaml")
     text = kumomori("policy", "explain", POLICIES, one).out.decode()
     assert "locked by company" in text
+    assert "    /var/lib/postgresql/**: by profile database-files (" in text
     one.write_text("{}")
     assert "`place` is missing" in kumomori("policy", "explain", POLICIES, one).refused()
 

@@ -62,9 +62,11 @@ def test_what_cannot_be_done_is_always_said(wanted: str, can: set[Action], reaso
     found = resolve(policies, machine(), NOW)
     assert isinstance(found, Resolved)
     finding = Finding(Rule("m/a", "", Severity.HIGH, ""), InFile(0, b"/x"))
-    said = [one.reason for one in decide([finding], found, can)]
+    decisions = list(decide([finding], found, can))
+    said = [one.reason for one in decisions]
     assert len(said) == len(reasons)
     assert all(text.startswith(words) for text, words in zip(said, reasons, strict=True))
+    assert len({one.action for one in decisions}) == len(decisions)
 
 
 def test_words_and_gaps() -> None:
