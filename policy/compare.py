@@ -199,7 +199,7 @@ def _beside(tree: Tree, counts: _Counts) -> Iterator[Problem]:
     """Siblings that select the same instances, said where the last of them stands."""
     for names, instances in counts.beside.items():
         documents = sorted((tree.branches[name].document for name in names), key=lambda one: one.selector_at)
-        words = ", ".join(f"`{one.name}` ({one.selector_at})" for one in documents)
+        words = _named([f"`{one.name}` ({one.selector_at})" for one in documents])
         text = f"{words} stand beside each other and all select {len(instances):,} {_instances(len(instances))}"
         yield Problem(documents[-1].selector_at, f"{text}, for which nothing would hold: {_named(instances)}")
 

@@ -193,7 +193,7 @@ def _together(whole: str, parts: Iterable[tuple[str, Callable[[], str]]]) -> lis
         for number, most, unit in ((size_bytes, MOST_SET_BYTES, "bytes"), (values, MOST_SET_VALUES, "values")):
             if number > most:
                 text = f"all policies together have more than {most:,} {unit}"
-                raise Refused([*problems, Problem(At(whole or name), text)])
+                raise Refused([*problems, Problem(At(whole or "all policies"), text)])
         if len(problems) > MOST_PROBLEMS:
             break
     if problems:

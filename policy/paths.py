@@ -42,9 +42,10 @@ class _Compiled:
     def __init__(self, pattern: str) -> None:
         self._start = _LITERAL.match(pattern)[0]  # type: ignore[index]  # it always fits
         self._parts = [part for part in _PARTS.split(pattern[len(self._start) :]) if part]
+        self._longest = max(re.split("[*?]+/?", pattern), key=len)  # a path without it cannot fit
 
     def matches(self, path: str) -> bool:
-        if not path.startswith(self._start):
+        if not path.startswith(self._start) or self._longest not in path:
             return False
         parts = self._parts
         states = _entered(parts, 0)

@@ -139,6 +139,11 @@ def test_siblings_are_named_with_their_lines() -> None:
     assert {row.title.strip(): row.selects for row in report.rows}["deeper"] == 1
 
 
+def test_many_siblings_are_not_all_named() -> None:
+    (only,) = said(surveyed(*(policy(f"p{number:03}") for number in range(300))))
+    assert "and 280 more stand beside each other" in only
+
+
 def test_two_roots() -> None:
     report = surveyed(policy("a"), policy("b"))
     assert "all select 5 instances" in said(report)[0]

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.text import escape
@@ -45,6 +46,10 @@ from policy.paths import PathPattern
         ("/srv/*", "/srv/..a", True),
         ("/srv/*", "/srv/a\\b", True),
         ("/srv/[ab]", "/srv/a", False),
+        ("/srv/**/?/c", "/srv/x/c", True),
+        ("/a/**/b", "/a/b", True),
+        ("**/ab*cd?e/f", "/x/abcdde/f", True),
+        ("**/ab*cd?e/f", "/x/abcde/f", False),
         ("/srv/a\n*", "/srv/a\nb", True),
     ],
 )
@@ -64,6 +69,20 @@ def test_a_path_without_stars_is_itself(name: str) -> None:
     path = "/" + name.replace("*", "").replace("?", "")
     assert path_matches(path, path) == (".." not in path.split("/"))
     assert path_matches("/**", path) == (".." not in path.split("/"))
+
+
+_WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(["a", "b", "/", "ab/", "?", "*", "**", "**/"]), max_size=8).map("".join),
+    st.text("ab/", max_size=10),
+)
+def test_it_is_what_an_expression_would_say(pattern: str, path: str) -> None:
+    parts = re.split(r"(\*\*/|\*\*|\*|.)", pattern)
+    expression = "".join(_WILD.get(part, re.escape(part)) for part in parts)
+    assert path_matches("/" + pattern, "/" + path) == (re.fullmatch("/" + expression, "/" + path) is not None)
 
 
 @pytest.mark.parametrize("text", ["C:\\Temp\\*", "C:/Temp", "\\\\nas\\share\\**", "**/x", "/x"])

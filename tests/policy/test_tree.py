@@ -7,8 +7,11 @@ import jsonschema
 import pytest
 
 from policy.document import read_path
+from policy.estate import instance
 from policy.model import json_schema
-from tests.policy.documents import policy, problems
+from policy.resolve import Resolved, resolve
+from policy.tree import load_texts
+from tests.policy.documents import NOW, policy, problems
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -110,3 +113,16 @@ def test_the_examples_fit_the_published_schema() -> None:
     assert len(nodes) == 12
     for node in nodes:
         validator.validate(node.plain())
+    root = {"apiVersion": "kumomori/v1", "kind": "Policy", "metadata": {"name": "a"}}
+    validator.validate({**root, "selector": {"cloud": "gcp"}, "may_select": ["nothing"]})
+    assert not validator.is_valid({**root, "may_select": ["nothing"]})
+    assert not validator.is_valid({**root, "selector": {"cloud": "gcp"}, "may_select": ["some"]})
+
+
+def test_the_smallest_set_of_the_page() -> None:
+    page = (DOCS / "policy.md").read_text()
+    text = page.split("```yaml\n")[1].partition("```")[0]
+    row = json.loads(next(line for line in page.splitlines() if line.startswith("{")))
+    found = resolve(load_texts({"policy.md": text}), instance(row), NOW)
+    assert isinstance(found, Resolved)
+    assert found.path == ("company", "web-servers")
