@@ -10,6 +10,7 @@
   - CloudError         a provider refused or failed; a gap for what was asked for, the others go on
     · Throttled        wait `after` seconds, then make the same call again
     · AccessDenied     names the missing permission; never retried
+    · Conflict         somebody else changed it meanwhile, or its state forbids it: look again, then decide
     · Gone             what was asked for is not there any more
   - Unavailable        a database of ours is away or locked; the same call may be made again after a pause
 """
@@ -63,6 +64,10 @@ class AccessDenied(CloudError):
     def __init__(self, message: str, *, permission: str) -> None:
         super().__init__(message)
         self.permission = permission
+
+
+class Conflict(CloudError):
+    """What was asked for is not as the caller thought: it was changed meanwhile, or has ended."""
 
 
 class Gone(CloudError):
