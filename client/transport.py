@@ -48,6 +48,26 @@ class Refused(ConfigError):
         self.problems = problems
 
 
+class Answered(Exception):
+    """The cause of an error that stands for an answer: its status, and whether a console of ours gave it."""
+
+    def __init__(self, status: int, *, by_console: bool) -> None:
+        super().__init__(status, by_console)
+        self.status = status
+        self.by_console = by_console
+
+
+def for_good(error: Error) -> bool:
+    """Whether the console itself said that what was sent cannot be taken, now or later; not of a token, or a proxy's answer."""
+    cause = error.__cause__
+    return (
+        isinstance(cause, Answered)
+        and cause.by_console
+        and 400 <= cause.status < 500
+        and cause.status not in {401, 403, 408, 429}
+    )
+
+
 class Transport:
     """One console. The token is in no message, log or `repr` of this."""
 
@@ -117,7 +137,9 @@ class Transport:
             raise Unavailable(f"{self.url}: {_why(error)}") from None  # the library's error holds the request's headers
         if good:
             return found
-        raise self._refusal(answer, found, scope)
+        problem = _problem(found)
+        cause = Answered(answer.status_code, by_console=problem is not None)
+        raise self._refusal(answer, problem, scope) from cause
 
     def _read(self, answer: httpx.Response, most_bytes: int, ends: float) -> bytes:
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
@@ -141,10 +163,9 @@ class Transport:
             raise Unavailable(f"{self.url}: the answer is cut short")
         return bytes(found)
 
-    def _refusal(self, answer: httpx.Response, body: bytes, scope: Scope | None) -> Error:
+    def _refusal(self, answer: httpx.Response, problem: Problem | None, scope: Scope | None) -> Error:
         """401, 403: `AccessDenied`, 404: `Gone`, 409, 412: `Conflict`, 413: `LimitExceeded`, 422: `Refused`, 429, 503: `Throttled`, 5xx: `Unavailable`."""
         status = answer.status_code
-        problem = _problem(body)
         said = problem.error if problem else f"answered {status}, not as a console of Kumomori does"
         needed = f"the scope `{scope}`" if scope else "a token"
         match status:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from core.errors import ConfigError
-from core.estate import Instance, InstanceState, Place
+from core.estate import Disk, Instance, InstanceState, Place
 from core.text import printable
 from policy.document import At, Problem, Refused, bounded_text
 
 MOST_INSTANCE_BYTES: Final = 1 << 20
 MOST_INSTANCES: Final = 1_000_000
+MOST_DISKS: Final = 200
 _WORDS: Final = ("name", "image", "os", "architecture", "kind", "owner", "zone", "network", "subnet", "excluded")
 
 
@@ -79,15 +81,59 @@ def instance(row: Any) -> Instance:
     if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
         raise ValueError("`tags` is not an object of words")
     words: dict[str, Any] = {key: _text(row, key) for key in _WORDS}
+    here = Place(cloud, account, region)
     return Instance(
-        place=Place(cloud, account, region),
+        place=here,
         id=name,
         state=InstanceState(state),
         addresses=_texts(row, "addresses"),
         security_groups=_texts(row, "security_groups"),
         tags=tags,
+        launched=_time(row, "launched"),
+        disks=tuple(_disk(raw, here, name) for raw in _list(row, "disks")),
         **words,
     )
+
+
+def _disk(raw: Any, place: Place, instance: str) -> Disk:
+    if not isinstance(raw, dict) or not _text(raw, "id"):
+        raise ValueError("`disks` has something without an `id`")
+    size = raw.get("size_bytes", 0)
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
+        raise ValueError("`size_bytes` of a disk is no size")
+    for key in ("boot", "encrypted"):
+        if not isinstance(raw.get(key, False), bool):
+            raise ValueError(f"`{key}` of a disk is neither true nor false")  # noqa: TRY004
+    return Disk(
+        place=place,
+        id=_text(raw, "id"),
+        instance=instance,
+        device=_text(raw, "device"),
+        size_bytes=size,
+        boot=raw.get("boot", False),
+        kind=_text(raw, "kind"),
+        encrypted=raw.get("encrypted", False),
+        key=_text(raw, "key"),
+        obstacle=_text(raw, "obstacle"),
+    )
+
+
+def _list(row: Mapping[str, Any], key: str) -> list[Any]:
+    value = [] if row.get(key) is None else row[key]
+    if not isinstance(value, list) or len(value) > MOST_DISKS:
+        raise ValueError(f"`{key}` is not a list of at most {MOST_DISKS}")
+    return value
+
+
+def _time(row: Mapping[str, Any], key: str) -> datetime | None:
+    text = _text(row, key)
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"`{key}` is no time: write it as 2026-01-31T08:00:00+00:00") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

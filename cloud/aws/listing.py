@@ -39,8 +39,23 @@ def list_instances(ec2: EC2Client, place: Place, rules: Rules) -> Iterator[Insta
 
     Raises `AccessDenied` for ec2:DescribeInstances, ec2:DescribeVolumes or ec2:DescribeInstanceTypes, `Throttled`, `CloudError`.
     """
-    types: dict[str, tuple[LocalDisks, ...]] = {}
     pages = ec2.get_paginator("describe_instances").paginate(PaginationConfig={"PageSize": PAGE})
+    return _with_disks(ec2, place, rules, pages)
+
+
+def instances_by_id(ec2: EC2Client, place: Place, rules: Rules, ids: Sequence[str]) -> Iterator[Instance]:
+    """Those of `ids` that EC2 lists (a new one may be listed late). Raises as `list_instances`.
+
+    A filter, as ids would fail as a whole if one vanished.
+    """
+    for start in range(0, len(ids), FILTER_VALUES):
+        some = list(ids[start : start + FILTER_VALUES])
+        pages = ec2.get_paginator("describe_instances").paginate(Filters=[{"Name": "instance-id", "Values": some}])
+        yield from _with_disks(ec2, place, rules, pages)
+
+
+def _with_disks(ec2: EC2Client, place: Place, rules: Rules, pages: Iterable[Any]) -> Iterator[Instance]:
+    types: dict[str, tuple[LocalDisks, ...]] = {}
     for page in bounded(pages, "ec2:DescribeInstances", str(place)):
         found = iter_instances(page)
         while some := list(islice(found, FILTER_VALUES)):

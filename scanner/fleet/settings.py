@@ -35,6 +35,8 @@ class Settings(BaseModel):
     data: Path  # manifests, verdicts, the key that manifests are encrypted with
     console: Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]{1,500}$")]
     token_file: Path
+    ca: Path | None = None  # certificates (PEM) of the console's authority, if it is not one of the system's
+    allow_http: bool = False  # to a console that is not on this machine, without TLS
     fleet: Name = "default"
     slots: int = Field(2, ge=1, le=256)  # worker processes of this machine, each a scan at a time
     all_slots: int = Field(0, ge=0, le=10_000)  # of all machines of this fleet; 0: `slots`
@@ -79,6 +81,8 @@ class Settings(BaseModel):
         """What `from_environment` makes the same of; for the processes of the fleet."""
         found = {}
         for key, value in self:
+            if value is None:
+                continue
             words = value.get_secret_value() if isinstance(value, SecretStr) else value
             found[PREFIX + key.upper()] = ",".join(words) if isinstance(words, tuple) else str(words)
         return found

@@ -110,6 +110,9 @@ outbox: Final = Table(
     Column("result", Text, nullable=False),
     Column("made_ms", BigInteger, nullable=False),
     Column("sent_ms", BigInteger),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("try_ms", BigInteger, nullable=False, server_default="0"),  # not again before
+    Column("refused", String(1000)),  # why the console will never take it
     Index("outbox_by_turn", "sent_ms", "made_ms"),
 )
 

@@ -24,6 +24,7 @@ from core.errors import ConfigError, Unavailable
 from core.text import printable
 from scanner.fleet import engine
 from scanner.fleet.database import Database
+from scanner.fleet.settings import PREFIX
 from scanner.fleet.slots import Fence, Fenced, Slot, claim, release, wait_for
 
 EXIT_FENCED: Final = os.EX_TEMPFAIL
@@ -58,7 +59,10 @@ class WorkModule(Protocol):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m scanner.fleet.worker", description="Runs the scans of one slot.")
     parser.add_argument(
-        "--database", required=True, metavar="URL", help="sqlite:///path or postgresql://user@host/name"
+        "--database",
+        metavar="URL",
+        default=os.environ.get(f"{PREFIX}DATABASE"),
+        help=f"sqlite:///path or postgresql://user@host/name; one with a password stands in {PREFIX}DATABASE instead",
     )
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--slot", help="this slot and no other")
@@ -92,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _check(options: argparse.Namespace) -> None:
+    if not options.database:
+        raise ConfigError(f"which database? Give --database or set {PREFIX}DATABASE")
     if options.slot is not None and not _SLOT_NAME.fullmatch(options.slot):
         raise ConfigError(f"{printable(options.slot)}: no name for a slot: use a-z, 0-9, _ and -")
     if not 1 <= options.slots <= 10_000:

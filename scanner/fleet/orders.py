@@ -1,0 +1,75 @@
+"""What the console says becomes what the fleet's database holds: in one transaction, so that nothing is lost or done twice."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection
+
+from client.model import AccountIn, Order, Pull, ScanOrder
+from scanner.fleet import admission, kept
+from scanner.fleet.database import Database
+from scanner.fleet.slots import Fence
+
+RECONCILE: Final = "reconcile_order"  # number of the last order to list all accounts
+_ACCOUNTS: Final = TypeAdapter(tuple[AccountIn, ...])
+_MOST: Final = {"cloud": 40, "account": 200, "region": 200}  # what the columns hold
+
+
+def cursor(connection: Connection) -> int:
+    return int(kept.read(connection, kept.CURSOR, "0"))
+
+
+def accounts(connection: Connection) -> tuple[AccountIn, ...]:
+    """As the console told them last."""
+    return _ACCOUNTS.validate_json(kept.read(connection, kept.ACCOUNTS, "[]"))
+
+
+def take(database: Database, fence: Fence, pull: Pull, offset_ms: int) -> tuple[int, list[str]]:
+    """Write down what is new in `pull`: how many orders, and what of them was not understood. Raises `Unavailable`, `Fenced`.
+
+    Nothing is written if nothing is new.
+    """
+    told = _ACCOUNTS.dump_json(pull.accounts).decode()
+    with database.read() as connection:
+        last = cursor(connection)
+        same = (
+            kept.read(connection, kept.ACCOUNTS) == told
+            and kept.read(connection, kept.CLOCK_OFFSET_MS) == str(offset_ms)
+            and all(order.number <= last for order in pull.orders)
+        )
+    if same:
+        return 0, []
+    with database.write() as connection:
+        fence.guard(connection)
+        kept.write(connection, kept.CLOCK_OFFSET_MS, str(offset_ms))
+        kept.write(connection, kept.ACCOUNTS, told)
+        last = cursor(connection)
+        new = sorted((order for order in pull.orders if order.number > last), key=lambda order: order.number)
+        problems = [words for order in new if (words := _apply(database, connection, order))]
+        if new:
+            kept.write(connection, kept.CURSOR, str(new[-1].number))
+    return len(new), problems
+
+
+def _apply(database: Database, connection: Connection, order: Order) -> str:
+    """Empty, or what is wrong with it."""
+    match order.kind, order.order, order.scan:
+        case "scan", ScanOrder() as wanted, _ if _fits(wanted):
+            admission.write_down(database, connection, wanted)
+        case "reconcile", _, _:
+            kept.write(connection, RECONCILE, str(order.number))
+        case "stop", _, str(scan):
+            admission.stop(database, connection, scan)
+        case "pause", _, str(scan):
+            admission.pause(database, connection, scan)
+        case "resume", _, str(scan):
+            admission.pause(database, connection, scan, on=False)
+        case _:
+            return f"order {order.number} ({order.kind}) lacks what it is about, and was left aside"
+    return ""
+
+
+def _fits(order: ScanOrder) -> bool:
+    return all(len(getattr(order.place, name)) <= most for name, most in _MOST.items()) and len(order.placement) <= 512
