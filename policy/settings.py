@@ -190,6 +190,7 @@ class Scan(Strict):
     schedule: Schedule | None = None
     window: Window | None = Field(default=None, description="A scan that is due waits for it.")
     at_launch: bool | None = Field(default=None, description="Scan a new instance as soon as it is seen.")
+    settle_seconds: Seconds | None = Field(default=None, description="After its launch, before its disks are judged.")
     timeout_seconds: Seconds | None = None
     file_timeout_seconds: Seconds | None = None
     max_file_bytes: Bytes | None = Field(default=None, description="Larger files are gaps.")
@@ -401,6 +402,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "scan.depth": "changed",
     "scan.schedule": {"cron": "0 2 * * *", "time_zone": "UTC", "spread_seconds": 4 * 3600},
     "scan.at_launch": True,
+    "scan.settle_seconds": 300,
     "scan.timeout_seconds": 6 * 3600,
     "scan.file_timeout_seconds": 600,
     "scan.max_file_bytes": 256 << 20,
