@@ -20,6 +20,7 @@ from typer import Argument, Exit, Option, Typer
 from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
 from cli.pipes import reader_may_leave
 from cli.scan import warn
+from cli.tables import ListFormat
 from cloud.location import Location
 from core.errors import CloudError, ConfigError, Error
 from core.estate import Instance, Place, Resource
@@ -32,13 +33,12 @@ if TYPE_CHECKING:
     from cloud.aws.check import Checked
     from cloud.aws.connector import AwsConnector
 
-app = Typer(no_args_is_help=True, help="Enter a cloud: permissions, and what scans left behind.", rich_markup_mode=None)
+app = Typer(
+    no_args_is_help=True,
+    help="Accounts that are protected; permissions, and what scans left behind.",
+    rich_markup_mode=None,
+)
 _MARK = {True: "yes", False: "NO", None: "not tried"}
-
-
-class ListFormat(StrEnum):
-    TABLE = "table"
-    JSONL = "jsonl"
 
 
 class Cloud(StrEnum):
@@ -47,7 +47,7 @@ class Cloud(StrEnum):
 
 @app.callback()
 def _cloud() -> None:
-    """Enter a cloud: permissions, and what scans left behind."""
+    """Accounts that are protected; permissions, and what scans left behind."""
 
 
 def instances(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Exit, Option, Typer
 
-from cli import cache, diff, estate, listing, policy, scan, snapshots
+from cli import accounts, apply, cache, diff, estate, listing, overview, policy, scan, scans, snapshots, tokens
 from cli.pipes import prepare_standard_streams
 from core.errors import Error
 from core.text import printable
@@ -24,10 +24,29 @@ app = Typer(
 )
 scan.app.command("snapshot", short_help="Scan snapshots of one machine's disks.")(snapshots.snapshot)
 scan.app.command("instance", short_help="Snapshot all disks of a machine, scan and delete them.")(snapshots.instance)
+for _name, _command, _help in (
+    ("start", scans.start, "Order a scan of instances."),
+    ("show", scans.show, "One scan that a fleet makes or made."),
+    ("stop", scans.stop, "Stop a scan that a fleet makes."),
+    ("pause", scans.pause, "Pause it."),
+    ("resume", scans.resume, "Go on with it."),
+):
+    scan.app.command(_name, short_help=_help)(_command)
+estate.app.add_typer(accounts.app, name="add")
+estate.app.command("list", short_help="Accounts and sites that the console knows.")(accounts.list_accounts)
+estate.app.command("remove", short_help="Protect an account no longer.")(accounts.remove)
+policy.app.command("apply", short_help="Apply the policies of a folder.")(apply.apply)
+policy.app.command("sync", short_help="… if they differ from those that hold.")(apply.sync)
+app.command("estate", short_help="Every machine that the console knows.")(overview.estate)
+app.add_typer(overview.findings_app, name="findings", short_help="What is wrong in the machines.")
+app.command("gaps", short_help="What could not be looked at.")(overview.gaps)
+app.command("scans", short_help="Scans of the fleet, newest first.")(scans.scans)
 app.add_typer(scan.app, name="scan")
+app.add_typer(scans.app, name="schedule")
 app.add_typer(cache.app, name="cache")
 app.add_typer(estate.app, name="cloud")
 app.add_typer(policy.app, name="policy")
+app.add_typer(tokens.app, name="token")
 app.command("instances", short_help="List every instance of a cloud with its disks.")(estate.instances)
 app.command("diff", short_help="Compare two states of one machine, file by file.")(diff.diff)
 app.command("ls", short_help="List every file of the disks of one machine.")(listing.ls)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from rich.console import Console
 from rich.table import Table
 from typer import Argument, Exit, Option, Typer
 
 from cli.pipes import reader_may_leave
+from cli.times import moment
 from core.errors import ConfigError
 from core.text import printable
 
 if TYPE_CHECKING:
-    from policy.compare import Change, Report
+    from policy.compare import Report
     from policy.resolve import Effective, Item, Resolved, Unresolved
 
 app = Typer(
@@ -41,6 +43,7 @@ At = Annotated[
         "--at", help="As if it were then: 2027-01-31T12:00, UTC unless it says so. [default: now]", show_default=False
     ),
 ]
+_SHOWN: Final = 5
 _ESTATE_HELP = "File of instances, as `kumomori instances --format jsonl` prints them."
 
 
@@ -256,21 +259,38 @@ def diff(
                 }
             )
         else:
-            _print_changes(changes)
+            print_changes(changes)
     raise Exit(1 if changes else 0)
 
 
-def _print_changes(changes: list[Change]) -> None:
+class Changed(Protocol):
+    """What changes for whom, be it compared here or told by a console, which names no more than it needs to."""
+
+    @property
+    def setting(self) -> str: ...
+    @property
+    def old(self) -> Any: ...
+    @property
+    def new(self) -> Any: ...
+    @property
+    def instances(self) -> tuple[str, ...]: ...
+
+
+def print_changes(changes: Sequence[Changed]) -> None:
+    """One paragraph for each setting; of its instances the first five."""
     for one in changes:
+        count = getattr(one, "count", len(one.instances))
         sys.stdout.write(printable(f"{one.setting}: {_or_nothing(one.old)} -> {_or_nothing(one.new)}") + "\n")
-        names = [printable(name) for name in one.instances]
-        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-        sys.stdout.write(f"    {len(names):,}: {', '.join(names[:5])}{more}\n")
+        names = [printable(name) for name in one.instances[:_SHOWN]]
+        more = f" and {count - len(names):,} more" if count > len(names) else ""
+        sys.stdout.write(f"    {count:,}: {', '.join(names)}{more}\n")
     touched = {name for one in changes for name in one.instances}
-    if not touched:
+    if not changes:
         sys.stdout.write("Nothing changes.\n")
-    else:
-        sys.stdout.write(f"\nSomething changes for {_count(len(touched), 'instance')}.\n")
+        return
+    least = max(len(touched), *(getattr(one, "count", 0) for one in changes), 0)
+    exact = all(getattr(one, "count", 0) <= len(one.instances) for one in changes)
+    sys.stdout.write(f"\nSomething changes for {'' if exact else 'at least '}{_count(least, 'instance')}.\n")
 
 
 def _or_nothing(value: object) -> str:
@@ -295,10 +315,4 @@ def _print_json(document: object) -> None:
 
 
 def _moment(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{printable(text)}: is no time; write it like 2027-01-31T12:00") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment(text or "") or datetime.now(UTC)

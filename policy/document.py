@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import yaml
@@ -147,13 +147,7 @@ def read_path(path: Path) -> list[Node]:
 
     Documents are named by the path as it was given. Raises `Refused`, or `ConfigError` if there is nothing to read.
     """
-    if not path.exists():
-        raise ConfigError(f"{printable(str(path))}: there is no such file or folder")
-    files = list(_files(path)) if path.is_dir() else [path]
-    if not files:
-        raise ConfigError(f"{printable(str(path))}: holds no policies ({', '.join(SUFFIXES)})")
-    if len(files) > MOST_FILES:
-        raise Refused([Problem(At(str(path)), f"more than {MOST_FILES:,} files")])
+    files = _found(path)
     return _together(str(path), ((str(file), partial(bounded_text, file, MOST_FILE_BYTES)) for file in files))
 
 
@@ -199,6 +193,27 @@ def _together(whole: str, parts: Iterable[tuple[str, Callable[[], str]]]) -> lis
     if problems:
         raise Refused(problems)
     return nodes
+
+
+def texts(path: Path) -> dict[str, str]:
+    """The files that `read_path` reads, unparsed, by their path within the folder with `/` between: as a console takes them.
+
+    Raises `Refused`, or `ConfigError` if there is nothing to read.
+    """
+    files = _found(path)
+    folder = path if path.is_dir() else path.parent
+    return {str(PurePosixPath(file.relative_to(folder))): bounded_text(file, MOST_FILE_BYTES) for file in files}
+
+
+def _found(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ConfigError(f"{printable(str(path))}: there is no such file or folder")
+    files = list(_files(path)) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"{printable(str(path))}: holds no policies ({', '.join(SUFFIXES)})")
+    if len(files) > MOST_FILES:
+        raise Refused([Problem(At(str(path)), f"more than {MOST_FILES:,} files")])
+    return files
 
 
 def bounded_text(path: Path, most_bytes: int) -> str:
