@@ -146,7 +146,7 @@ def find(url: str, token_file: Path | None) -> Connection:
 def saved() -> Connection | None:
     """What `up` wrote down in this folder, else what it wrote down for this user."""
     for path in (UP_DATA / FILE, DATA / FILE):
-        found = _read_saved(path)
+        found = read_saved(path)
         if found is not None:
             return found
     return None
@@ -177,7 +177,7 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _read_saved(path: Path) -> Connection | None:
+def read_saved(path: Path) -> Connection | None:
     """None if there is none. One that somebody else could have written is not believed. Raises `ConfigError`."""
     if not path.exists():
         return None

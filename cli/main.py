@@ -10,7 +10,22 @@ from typing import Annotated
 
 from typer import Exit, Option, Typer
 
-from cli import accounts, apply, cache, diff, estate, listing, overview, policy, scan, scans, snapshots, tokens
+from cli import (
+    accounts,
+    apply,
+    cache,
+    diff,
+    estate,
+    listing,
+    overview,
+    policy,
+    scan,
+    scans,
+    snapshots,
+    tokens,
+    up,
+    worker,
+)
 from cli.pipes import prepare_standard_streams
 from core.errors import Error
 from core.text import printable
@@ -37,12 +52,15 @@ estate.app.command("list", short_help="Accounts and sites that the console knows
 estate.app.command("remove", short_help="Protect an account no longer.")(accounts.remove)
 policy.app.command("apply", short_help="Apply the policies of a folder.")(apply.apply)
 policy.app.command("sync", short_help="… if they differ from those that hold.")(apply.sync)
+app.command("up", short_help="Start a console and a fleet on this machine.")(up.up)
 app.command("estate", short_help="Every machine that the console knows.")(overview.estate)
 app.add_typer(overview.findings_app, name="findings", short_help="What is wrong in the machines.")
 app.command("gaps", short_help="What could not be looked at.")(overview.gaps)
 app.command("scans", short_help="Scans of the fleet, newest first.")(scans.scans)
 app.add_typer(scan.app, name="scan")
 app.add_typer(scans.app, name="schedule")
+app.command("sweep", short_help="Delete what the fleet of `kumomori up` left in clouds.")(worker.sweep)
+app.command("worker", short_help="Be a fleet on this machine, for a console elsewhere.")(worker.worker)
 app.add_typer(cache.app, name="cache")
 app.add_typer(estate.app, name="cloud")
 app.add_typer(policy.app, name="policy")
