@@ -140,6 +140,8 @@ def _bases(database: Database) -> tuple[int, int]:
     from scanner.fleet.tables import resource
 
     with database.read() as connection:
-        rows = select(func.count(), func.coalesce(func.sum(resource.c.size_bytes), 0)).where(resource.c.kept_for.is_not(None))
+        rows = select(func.count(), func.coalesce(func.sum(resource.c.size_bytes), 0)).where(
+            resource.c.kept_for.is_not(None)
+        )
         found = connection.execute(rows).one()
     return int(found[0]), int(found[1])
