@@ -17,8 +17,8 @@ from sqlalchemy import select, update
 from client.model import ResultIn, ScanState
 from scanner.fleet import admission
 from scanner.fleet.database import Database
-from scanner.fleet.link import Link
 from scanner.fleet.line import Said
+from scanner.fleet.link import Link
 from scanner.fleet.migrations import upgrade
 from scanner.fleet.settings import Settings
 from scanner.fleet.slots import Fence, claim

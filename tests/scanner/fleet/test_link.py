@@ -296,8 +296,14 @@ def test_status(desk: Desk, console: FakeConsole) -> None:
         desk.running("s-1")
         with desk.database.write() as connection:
             connection.execute(update(scan).where(scan.c.id == "s-1").values(started_ms=1_000))
-        until(lambda: console.statuses and console.statuses[-1].scans and console.statuses[-1].scans[-1].step == "" and
-              {one.state for one in console.statuses[-1].scans} == {"running", "waiting", "paused"})
+        until(
+            lambda: (
+                console.statuses
+                and console.statuses[-1].scans
+                and console.statuses[-1].scans[-1].step == ""
+                and {one.state for one in console.statuses[-1].scans} == {"running", "waiting", "paused"}
+            )
+        )
     status = console.statuses[-1]
     told = {one.scan: one for one in status.scans}
     assert (told["s-1"].step, told["s-1"].started) == ("scan", datetime.fromtimestamp(1, UTC))
