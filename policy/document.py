@@ -24,7 +24,7 @@ MOST_FILE_BYTES: Final = 512 << 10
 MOST_FILES: Final = 10_000
 MOST_DEPTH: Final = 24
 MOST_VALUES: Final = 50_000  # in one file
-# Of a whole set of policies; reading so much takes about ten seconds and some hundred MiB.
+# Of a whole set of policies: seconds, and less than 200 MiB of memory
 MOST_SET_BYTES: Final = 8 << 20
 MOST_SET_VALUES: Final = 200_000
 MOST_PROBLEMS: Final = 1_000  # then no more files are read
@@ -132,9 +132,9 @@ def _documents(name: str, text: str) -> tuple[list[Node], int]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = _at(name, mark) if mark else At(name)
-        raise Refused(
-            [Problem(at, f"is neither YAML nor JSON: {printable(error.problem or 'it ends too early')}")]
-        ) from None
+        said = printable(error.problem or "it ends too early")
+        hint = "; in single quotes a backslash is itself" if "unknown escape character" in said else ""
+        raise Refused([Problem(at, f"is neither YAML nor JSON: {said}{hint}")]) from None
     except yaml.reader.ReaderError as error:
         at = _at_position(name, text, error.position)
         raise Refused([Problem(at, "a character that no text may have")]) from None

@@ -49,6 +49,7 @@ def test_values(text: str, expected: object) -> None:
         pytest.param("[" * 5000, (1, 26), "nested deeper", id="deep"),
         pytest.param("{a: " * 5000, None, "nested deeper", id="deep-mapping"),
         pytest.param("a:\n\t- b", (2, 1), "neither YAML nor JSON", id="tab"),
+        pytest.param('a: "C:\\Temp"', (1, 8), "in single quotes a backslash is itself", id="backslash"),
         pytest.param("a: [1, 2", (1, 9), "neither YAML nor JSON", id="cut-short"),
         pytest.param('a: "\\UFFFFFFFF"', (1, 1), "stands for no character", id="no-character"),
         pytest.param('a: "\\ud800"', (1, 4), "stands for no character", id="half-a-character"),
