@@ -170,7 +170,10 @@ def claim(database: Database, fence: Fence, serving: Serving) -> str | None:
         rows = connection.execute(waiting.order_by(scan.c.priority, scan.c.not_before_ms, scan.c.id))
         chosen = choose((Candidate(*row) for row in rows), load, serving.limits)
         rows.close()
-        return None if chosen is None else _start(connection, chosen.id, slot, now)
+        if chosen is None:
+            return None
+        # asked for anew: it begins after all that were seen to have ended
+        return _start(connection, chosen.id, slot, kept.now_ms(database, connection))
 
 
 def _start(connection: Connection, scan_id: str, slot: str, now: int) -> str:

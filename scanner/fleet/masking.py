@@ -28,7 +28,7 @@ _REPLACED: Final = (
     (re.compile(r"\beyJ[A-Za-z0-9_-]{5,4000}\.[A-Za-z0-9_-]{5,4000}\.[A-Za-z0-9_-]{0,4000}"), MASK),
     (re.compile(r"\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk_live_)[A-Za-z0-9_-]{10,255}"), rf"\1{MASK}"),
     (re.compile(r"\$(1|2[abxy]?|5|6|7|y|gy|argon2(?:id|i|d)|sha1|md5)\$[^\s:\"',]{4,500}"), rf"$\1${MASK}"),
-    (re.compile(r"(?i)\b(password|passwd|pwd|secret|api_?key|access_?token)(\"?'?\s{0,3}[=:]\s{0,3}\"?'?)[^\s\"',;&]{3,500}"), rf"\1\2{MASK}"),
+    (re.compile(r"(?i)(password|passwd|pwd|secret|api_?key|access_?token)([\"']?\s{0,3}[=:]\s{0,3})(?:\"[^\"\n]{3,500}|'[^'\n]{3,500}|[^\s\"',;&]{3,500})"), rf"\1\2{MASK}"),
 )  # fmt: skip
 
 

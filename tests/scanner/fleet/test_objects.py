@@ -1,0 +1,137 @@
+"""Where manifests are kept: the same in a folder and in S3, on a real server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+from core.errors import CloudError, ConfigError, Corrupt, Gone
+from scanner.fleet.objects import Objects
+from scanner.fleet.sealing import Keys
+
+Raw = Callable[[str, bytes | None], bytes]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Objects, Raw]]:
+    """The store, and a function that reads or writes what it holds behind its back."""
+    keys = Keys.kept_in(tmp_path / "keys")
+    if request.param == "folder":
+        folder = tmp_path / "objects"
+
+        def file(name: str, content: bytes | None) -> bytes:
+            if content is not None:
+                (folder / name).write_bytes(content)
+            return (folder / name).read_bytes()
+
+        yield Objects(folder, keys, scratch=tmp_path / "work"), file
+        return
+    endpoint = request.getfixturevalue("s3")
+    words: dict[str, Any] = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}), **words)
+    bucket = f"bucket-{secrets.token_hex(4)}"
+    client.create_bucket(Bucket=bucket)
+
+    def s3_object(name: str, content: bytes | None) -> bytes:
+        if content is not None:
+            client.put_object(Bucket=bucket, Key=f"some/prefix/{name}", Body=content)
+        body: bytes = client.get_object(Bucket=bucket, Key=f"some/prefix/{name}")["Body"].read()
+        return body
+
+    yield (
+        Objects(
+            f"s3://{bucket}/some/prefix",
+            keys,
+            scratch=tmp_path / "work",
+            endpoint=endpoint,
+            access_key_id="key",
+            secret_access_key="secret",
+            region="us-east-1",
+        ),
+        s3_object,
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1000, 7 << 20])
+def test_put_get_delete(store: tuple[Objects, Raw], tmp_path: Path, size: int) -> None:
+    objects, raw = store
+    content = secrets.token_bytes(size)
+    (tmp_path / "manifest").write_bytes(content)
+    written = objects.put("a-1.manifest", tmp_path / "manifest")
+    assert list(objects.names()) == ["a-1.manifest"]
+    stored = raw("a-1.manifest", None)
+    assert len(stored) == written
+    assert size < 1000 or content[:500] not in stored
+    objects.get("a-1.manifest", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+    (tmp_path / "manifest").write_bytes(b"another")
+    objects.put("a-1.manifest", tmp_path / "manifest")
+    objects.get("a-1.manifest", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"another"
+    for _ in range(2):
+        objects.delete("a-1.manifest")
+    with pytest.raises(Gone):
+        objects.get("a-1.manifest", tmp_path / "back")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_what_was_changed_behind_its_back(store: tuple[Objects, Raw], tmp_path: Path) -> None:
+    objects, raw = store
+    (tmp_path / "manifest").write_bytes(b"x" * 5000)
+    objects.put("a-1.manifest", tmp_path / "manifest")
+    stored = raw("a-1.manifest", None)
+    for bad in (stored[:-1], b"", b"something else", stored[:2000] + b"?" + stored[2001:]):
+        raw("a-1.manifest", bad)
+        with pytest.raises(Corrupt):
+            objects.get("a-1.manifest", tmp_path / "back")
+    raw("b-1.manifest", stored)
+    with pytest.raises(Corrupt):
+        objects.get("b-1.manifest", tmp_path / "back")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a" * 300, "a\x00", "a\n"])
+def test_names_that_are_none(tmp_path: Path, name: str) -> None:
+    objects = Objects(tmp_path / "objects", Keys.kept_in(tmp_path / "keys"), scratch=tmp_path / "work")
+    for call in (
+        lambda: objects.delete(name),
+        lambda: objects.get(name, tmp_path / "x"),
+        lambda: objects.put(name, tmp_path / "keys"),
+    ):
+        with pytest.raises(ValueError, match="no name"):
+            call()
+
+
+def test_stores_that_cannot_be(tmp_path: Path) -> None:
+    keys = Keys.kept_in(tmp_path / "keys")
+    (tmp_path / "file").write_text("")
+    for where in (tmp_path / "file", "gopher://host/x", "s3://"):
+        with pytest.raises(ConfigError):
+            Objects(where, keys, scratch=tmp_path / "work")
+    away = Objects(
+        "s3://bucket",
+        keys,
+        scratch=tmp_path / "work",
+        endpoint="http://127.0.0.1:9",
+        access_key_id="key",
+        secret_access_key="secret",
+        region="us-east-1",
+        retry_config={"max_retries": 0},
+    )
+    with pytest.raises(CloudError, match="cannot be used") as told:
+        away.put("a-1.manifest", tmp_path / "file")
+    assert "secret" not in str(told.value)
