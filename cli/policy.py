@@ -21,7 +21,7 @@ from core.text import printable
 
 if TYPE_CHECKING:
     from policy.compare import Report
-    from policy.resolve import Effective, Item, Resolved, Unresolved
+    from policy.resolve import Effective, Resolved
 
 app = Typer(
     no_args_is_help=True, help="Policies: what is protected, and how. Check, explain, compare.", rich_markup_mode=None
@@ -138,6 +138,7 @@ def explain(
     """
     from policy.checks import nearest
     from policy.estate import read_instance
+    from policy.explain import as_json
     from policy.resolve import Unresolved, resolve
     from policy.tree import load
 
@@ -148,7 +149,7 @@ def explain(
     found = resolve(tree, one, _moment(at), tree.local[local] if local is not None else None)
     with reader_may_leave():
         if output_format is PolicyFormat.JSON:
-            _print_json(_resolved_json(str(one), found))
+            _print_json(as_json(str(one), found))
         elif isinstance(found, Unresolved):
             sys.stdout.write(f"{printable(str(one))}: {printable(str(found))}\n")
         else:
@@ -187,48 +188,6 @@ def _because(one: Effective) -> list[str]:
 
 def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _resolved_json(name: str, found: Resolved | Unresolved) -> dict[str, Any]:
-    from policy.resolve import Unresolved
-
-    if isinstance(found, Unresolved):
-        return {"instance": name, "policy": None, "reason": str(found), "policies": list(found.policies)}
-    return {
-        "instance": name,
-        "policy": found.policy,
-        "path": list(found.path),
-        "profiles": [
-            {"name": one.name, "at": str(one.at), "holds": not one.why_not, "why_not": one.why_not}
-            for one in found.profiles
-        ],
-        "settings": {
-            one.setting: {
-                "value": one.value,
-                "decided": [_source(source) for source in one.decided],
-                "overridden": [_source(source) for source in one.overridden],
-                "lock": {"policy": one.lock.policy, **_place(one.lock.at)} if one.lock else None,
-                **({"items": [_item_json(item) for item in one.items()]} if one.items() else {}),
-            }
-            for one in found.values.values()
-        },
-    }
-
-
-def _item_json(item: Item) -> dict[str, Any]:
-    return {
-        "item": item.value,
-        "decided": [_source(source) for source in item.decided],
-        "overridden": [_source(source) for source in item.overridden],
-    }
-
-
-def _source(source: Any) -> dict[str, Any]:
-    return {"kind": source.kind or "built-in", "name": source.name, **(_place(source.at) if source.at else {})}
-
-
-def _place(at: Any) -> dict[str, Any]:
-    return {"document": at.document, "line": at.line, "column": at.column}
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -11,13 +11,14 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from console.api import accounts, findings, fleets, gaps, health, instances, scans, tokens
+from console.api import accounts, findings, fleets, gaps, health, instances, policies, scans, schedule, tokens
 from console.api.errors import add_handlers
 from console.api.requests import Requests
 from console.api.routes import SECURITY
 from console.context import Console, Policies
 from console.housekeeping import Housekeeping
-from console.nopolicies import NoPolicies
+from console.plan import Planning
+from console.policies import StoredPolicies
 from console.settings import Settings
 from console.store.database import Database
 from console.store.migrate import upgrade
@@ -32,20 +33,25 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     gaps.api,
     scans.api,
     fleets.api,
+    policies.api,
+    schedule.api,
 )
 
 
 def create_app(settings: Settings, policies: Policies | None = None) -> FastAPI:
     """Raises `ConfigError` for a database that cannot be; its tables are brought up to date when the application starts."""
     database = Database(settings.database.get_secret_value())
-    console = Console(settings, database, policies or NoPolicies())
+    console = Console(settings, database, policies or StoredPolicies())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         await run_in_threadpool(upgrade, database)
         try:
-            async with Housekeeping(console):
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(Housekeeping(console))
+                if isinstance(console.policies, StoredPolicies):
+                    await stack.enter_async_context(Planning(database, console.policies, console.wake))
                 yield
         finally:
             console.wake.close()

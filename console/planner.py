@@ -27,6 +27,8 @@ HORIZON: Final = timedelta(hours=24)
 NEW: Final = timedelta(hours=1)
 LATE: Final = timedelta(hours=1)
 _AGAIN: Final = timedelta(minutes=5)  # what changes without anybody telling
+_SOON: Final = timedelta(seconds=1)  # an image's scan is looked at, the rarer the longer it takes
+_LATER: Final = timedelta(seconds=30)
 _HELD_AGAIN: Final = timedelta(hours=1)
 _SCANNED: Final = frozenset({"agentless", "both"})
 _MOST_KEY: Final = 512  # `client.model.Key`
@@ -49,7 +51,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class OpenScan:
-    """A scan that has not ended, and what was ordered. `held`: its fleet was told to pause it because of a hold."""
+    """A scan that has not ended, and what was ordered.
+
+    `held`: its fleet was told to pause it because of a hold; `stopping`: it was told to stop it.
+    """
 
     id: str
     why: Why
@@ -58,6 +63,7 @@ class OpenScan:
     ordered: datetime
     not_after: datetime | None = None
     held: bool = False
+    stopping: bool = False
     fleet: str = "default"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -224,6 +230,8 @@ class _Planner:
 
     def _end_all(self, one: Machine, detail: str) -> None:
         for scan in one.open:
+            if scan.stopping:
+                continue
             if one.gone:
                 self.plan.stops.append(Stop(scan.id, ScanState.GONE, detail))
             elif scan.why is not Why.MANUAL:
@@ -231,9 +239,11 @@ class _Planner:
 
     def _one_of(self, one: Machine) -> OpenScan | None:
         """The open scan that counts; others of the machine are stopped, unless somebody asked for them."""
-        scans = sorted(one.open, key=lambda scan: (not scan.begun, _PRIORITY[scan.why], scan.due, scan.id))
+        scans = sorted(
+            one.open, key=lambda scan: (scan.stopping, not scan.begun, _PRIORITY[scan.why], scan.due, scan.id)
+        )
         for other in scans[1:]:
-            if other.why is not Why.MANUAL:
+            if other.why is not Why.MANUAL and not other.stopping:
                 self.plan.stops.append(Stop(other.id, ScanState.STOPPED, "another scan of the machine takes its place"))
         return scans[0] if scans else None
 
@@ -243,12 +253,13 @@ class _Planner:
         What was asked for by hand is not held, and what has begun goes on under the policy that it began with.
         """
         due = scan.due
-        waits = scan.why is not Why.MANUAL and not scan.begun
+        waits = scan.why is not Why.MANUAL and not scan.begun and not scan.stopping
+        left = scan.stopping and scan.fleet != one.fleet  # the fleet before may never answer
         if held is None and scan.held:
             self.plan.resumes.append(scan.id)
         if waits and held is not None and not scan.held:
             self.plan.pauses.append(scan.id)
-        if waits and held is None and (scan.settings != one.rules.settings or scan.fleet != one.fleet):
+        if held is None and (left or (waits and (scan.settings != one.rules.settings or scan.fleet != one.fleet))):
             due = self._changed(one, scan)
         look = self.now + _AGAIN
         if waits and due > self.now:
@@ -268,7 +279,8 @@ class _Planner:
         if opens.start == scan.due and scan.fleet == one.fleet:
             self.plan.replacements.append(Replacement(one.fleet, new.model_copy(update={"scan": scan.id}), new))
             return opens.start
-        self.plan.stops.append(Stop(scan.id, ScanState.STOPPED, "what was said of it changed: it is planned anew"))
+        if not scan.stopping:
+            self.plan.stops.append(Stop(scan.id, ScanState.STOPPED, "what was said of it changed: it is planned anew"))
         if opens.start <= self.now + HORIZON:
             self._give(one.fleet, new)
         return opens.start
@@ -279,7 +291,8 @@ class _Planner:
         stays = held is not None or used_up
         launch = self._is_new(one) and bool(one.rules.settings.get("scan.at_launch"))
         if launch and not stays and self._waits_for_image(one):
-            self._state(one, mode, self._too_old(one), self._launch(one), self.now)
+            wait = min(max((self.now - self.images[one.image].ordered) / 10, _SOON), _LATER)
+            self._state(one, mode, self._too_old(one), self._launch(one), self.now + wait)
             return
         opens = self._opening(one, self._launch(one) if launch else self._due(one))
         problem = "limits.month_usd of its account is used up" if used_up else self._too_old(one)

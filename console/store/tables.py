@@ -22,6 +22,9 @@ metadata: Final = MetaData(
     }
 )
 
+_IS_OPEN: Final = "closed IS NULL"
+_NOT_ENDED: Final = "ended IS NULL"
+
 token = Table(
     "token",
     metadata,
@@ -117,6 +120,7 @@ instance = Table(
     Column("unprotected", sa.Text, nullable=False, default=""),
     Column("policy_version", sa.BigInteger, nullable=False, default=0),  # by which the three were decided
     Column("next_scan", UtcDateTime),
+    Column("look", UtcDateTime),  # when it is to be planned again; NULL: at once
     # What its last scan that ended DONE said.
     Column("last_scan", Name),
     Column("last_scanned", UtcDateTime),
@@ -126,6 +130,8 @@ instance = Table(
     Index("ix_instance_place", "cloud", "account", "region"),
     Index("ix_instance_changed", "changed"),
     Index("ix_instance_next_scan", "next_scan"),
+    Index("ix_instance_look", "look", sqlite_where=sa.text(_IS_OPEN), postgresql_where=sa.text(_IS_OPEN)),
+    Index("ix_instance_behind", "policy_version", sqlite_where=sa.text(_IS_OPEN), postgresql_where=sa.text(_IS_OPEN)),
 )
 
 image = Table(  # what instances are made from, as far as it was scanned
@@ -169,6 +175,7 @@ scan = Table(
     Column("policy_version", sa.BigInteger, nullable=False, default=0),
     Column("attempt", sa.Integer, nullable=False, default=0),  # of the result that was taken
     Column("base", Json),  # snapshots that its fleet keeps
+    Column("held", sa.Boolean, nullable=False, default=False, server_default=sa.false()),  # paused because of a hold
     CheckConstraint("kind IN ('image', 'instance')", name="kind"),
     CheckConstraint("why IN ('manual', 'launch', 'schedule')", name="why"),
     CheckConstraint(
@@ -181,6 +188,7 @@ scan = Table(
     Index("ix_scan_ordered", "ordered", "id"),
     Index("ix_scan_state", "state", "ordered", "id"),
     Index("ix_scan_account", "cloud", "account", "ended"),
+    Index("ix_scan_open", "machine", sqlite_where=sa.text(_NOT_ENDED), postgresql_where=sa.text(_NOT_ENDED)),
 )
 
 report = Table(

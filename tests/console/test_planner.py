@@ -87,7 +87,7 @@ class TestLaunch:
         order = only(found)
         assert (order.kind, order.machine, order.image) == (ScanKind.IMAGE, "aws://1/r/ami-1", "ami-1")
         assert (order.why, order.not_before) == (Why.LAUNCH, NOW)
-        assert all(state.look == NOW for state in found.states)
+        assert all(state.look == NOW + timedelta(seconds=1) for state in found.states)
 
     def test_the_instance_waits_until_that_has_ended(self) -> None:
         order = only(planned(fresh()))
@@ -407,7 +407,9 @@ def test_what_always_holds(estate: tuple[list[Machine], datetime], shuffle: rand
     for one in machines:
         state = states[one.key]
         protected = one.rules.settings["protection.mode"] in {"agentless", "both"}
-        waits = state.look == now  # for its image
+        new = one.last is None and one.instance.launched == one.first_seen - timedelta(seconds=30)
+        young = now - one.first_seen < HORIZON
+        waits = bool(new and young and one.image and one.rules.settings["scan.at_launch"])
         held = hold and one is machines[0]
         soon = state.next_scan is not None and state.next_scan <= now + HORIZON
         assert given[one.key] == (protected and not waits and not held and soon)
