@@ -100,6 +100,10 @@ class Watch:
             finally:
                 self._hear([])
                 pool.shutdown(wait=False, cancel_futures=True)
+                self.close()
+
+    def close(self) -> None:
+        self._line.close()
 
     def _look(self, pool: ThreadPoolExecutor) -> None:
         with self._database.read() as connection:
