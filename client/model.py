@@ -302,6 +302,9 @@ class ResultIn(Document):
     policy_version: Count = 0
     report: Annotated[str, StringConstraints(max_length=MOST_REPORT_BYTES // 3 * 4)] = ""
     usd: Usd = 0.0
+    blocks_fetched: Count | None = (
+        None  # from the cloud: what the report calls read may have been known to hold nothing
+    )
     base: tuple[Snapshot, ...] = ()  # kept as the next base
 
 

@@ -99,10 +99,21 @@ def _end(connection: Connection, row: Any, result: ResultIn, read: Read | None, 
             "findings": len(read.seen),
             "gaps": sum(gap.count for gap in read.gaps),
             "mode": read.mode,
-            "blocks_read": read.blocks_read,
+            "blocks_read": read.blocks_read if result.blocks_fetched is None else result.blocks_fetched,
             "bytes_read": read.bytes_read,
         }
     connection.execute(tables.scan.update().where(tables.scan.c.id == row.id).values(values))
+    _look_again(connection, row)
+
+
+def _look_again(connection: Connection, row: Any) -> None:
+    """The planner is to say what comes next of the machine; of an image, for all that wait for it."""
+    table = tables.instance
+    is_it = [table.c.key == row.machine]
+    if row.kind == ScanKind.IMAGE.value:
+        place = (table.c.cloud == row.cloud, table.c.account == row.account, table.c.region == row.region)
+        is_it = [*place, table.c.image == row.machine.rpartition("/")[2], table.c.closed.is_(None)]
+    connection.execute(table.update().where(*is_it).values(changed=True))
 
 
 def _within(time: datetime, ordered: datetime, now: datetime) -> datetime:

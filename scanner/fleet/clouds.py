@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from client.model import AccountIn
@@ -36,6 +36,14 @@ class Site(Connector, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What reading has cost: US dollars, and the blocks that were fetched; None where a platform has none."""
+
+    usd: float = 0.0
+    blocks: int | None = None
+
+
 class Clouds(Protocol):
     """The seam: how workers and sweepers enter clouds."""
 
@@ -43,8 +51,8 @@ class Clouds(Protocol):
         """A new connector, whose calls are counted from now on. Raises `ConfigError`, `CloudError`, `Unavailable`."""
         ...
 
-    def usd_spent(self, site: Site) -> float:
-        """What the calls of a connector of `enter` have cost so far."""
+    def spent(self, site: Site) -> Spent:
+        """By a connector of `enter`, so far."""
         ...
 
 
@@ -75,12 +83,12 @@ class AccountClouds:
             enter(self._sessions, place, role, self._installation, home=self._home), settle_seconds=SETTLE_SECONDS
         )
 
-    def usd_spent(self, site: Site) -> float:
+    def spent(self, site: Site) -> Spent:
         quotas = getattr(site, "quotas", None)
         if not isinstance(quotas, Quotas):
-            return 0.0
+            return Spent()
         calls = Calls(list_snapshot_blocks=quotas.lists.taken, get_snapshot_block=quotas.blocks.taken)
-        return float(calls.dollars(Prices()))
+        return Spent(float(calls.dollars(Prices())), quotas.blocks.taken)
 
 
 def accounts(database: Database) -> Sequence[AccountIn]:

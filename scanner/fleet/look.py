@@ -20,6 +20,7 @@ from core.estate import Snapshot
 from core.findings import Gap, GapReason, OnDisk
 from scanner.fleet import bases, moments
 from scanner.fleet.bases import Base
+from scanner.fleet.clouds import Spent
 from scanner.fleet.context import Context
 from scanner.fleet.masking import masked
 from scanner.fleet.tables import draft
@@ -40,10 +41,11 @@ class Found:
     report: str
     usd: float
     manifest_bytes: int
+    blocks_fetched: int | None = None
 
     def result(self, base: Sequence[Snapshot]) -> dict[str, Any]:
         """Fields of `ResultIn`."""
-        return {"report": self.report, "usd": self.usd, "base": tuple(base)}
+        return {"report": self.report, "usd": self.usd, "blocks_fetched": self.blocks_fetched, "base": tuple(base)}
 
 
 def draft_of(connection: Connection, scan_id: str, attempt: int) -> Found | None:
@@ -53,7 +55,9 @@ def draft_of(connection: Connection, scan_id: str, attempt: int) -> Found | None
 
 
 def store_draft(context: Context, scan_id: str, attempt: int, found: Found) -> None:
-    facts = json.dumps({"usd": found.usd, "manifest_bytes": found.manifest_bytes})
+    facts = json.dumps(
+        {"usd": found.usd, "manifest_bytes": found.manifest_bytes, "blocks_fetched": found.blocks_fetched}
+    )
     row = {"attempt": attempt, "facts": facts, "report": found.report}
     with context.database.write() as connection:
         context.fence.guard(connection)
@@ -68,7 +72,7 @@ def look(
     with _folder(context, token) as folder:
         options = options_of(order, context, folder)
         if order.place.cloud == "file":
-            report, usd = _scan_files(order, options, hear), 0.0
+            report, spent = _scan_files(order, options, hear), Spent()
         else:
             site = context.clouds.enter(order.place)
             there = [asked(lambda one=one: site.refresh(one)) if one.id else one for one in snapshots]  # type: ignore[misc]
@@ -77,7 +81,7 @@ def look(
             readable = [one for one in there if one.id] or there
             report = _scan_snapshots(context, site, readable, options, base, folder, hear)
             report = _with_lost(report, [one for one in there if one not in readable])
-            usd = context.clouds.usd_spent(site)
+            spent = context.clouds.spent(site)
         moments.at("scan:read")
         size = 0
         if options.manifest is not None and options.manifest.exists() and bases.is_whole(order, snapshots):
@@ -85,7 +89,7 @@ def look(
                 context.fence.check()
                 size = context.objects.put(token + bases.SUFFIX, options.manifest)
         moments.at("scan:put")
-    return Found(packed(to_json(report)), usd, size)
+    return Found(packed(to_json(report)), spent.usd, size, spent.blocks)
 
 
 @contextmanager
