@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.blocks import block_reading
+from bench.console import console
 from bench.fleet import Crowd, fleet
 from bench.images import many_files, real_files
 from bench.inventory import inventory
@@ -33,6 +34,7 @@ BLOCKS_PAGE: Final = DOCS / "bench-blocks.md"
 INVENTORY_PAGE: Final = DOCS / "bench-inventory.md"
 POLICIES_PAGE: Final = DOCS / "bench-policies.md"
 FLEET_PAGE: Final = DOCS / "bench-fleet.md"
+CONSOLE_PAGE: Final = DOCS / "bench-console.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Sizes:
     policies: int = 200
     policy_rounds: int = 3
     fleet_machines: int = 500
+    console_instances: int = 50_000
+    console_results: int = 1_000
 
 
 FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5, 300 << 20, 5_000)
@@ -75,6 +79,8 @@ QUICK: Final = Sizes(
     policy_instances=1000,
     policy_rounds=1,
     fleet_machines=60,
+    console_instances=2_000,
+    console_results=50,
 )
 
 
@@ -151,6 +157,14 @@ def measure_fleet(sizes: Sizes, tell: Callable[[str], None]) -> str:
     return "\n".join([_head("Limits of a fleet", start), text])
 
 
+def measure_console(sizes: Sizes, tell: Callable[[str], None]) -> str:
+    """The page on a console under results and listings, in Markdown."""
+    start = os.getloadavg()[0]
+    text = console(sizes.console_instances, sizes.console_results).markdown()
+    tell("\n" + text)
+    return "\n".join([_head("Console", start), text])
+
+
 def _head(title: str, start: float) -> str:
     return (
         f"# {title}\n\n"
@@ -167,11 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="where the images are kept for the next run (default: not kept)")
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
     parser.add_argument(
-        "--only", choices=("scans", "twice", "blocks", "inventory", "policies", "fleet"), help="one of the pages"
+        "--only",
+        choices=("scans", "twice", "blocks", "inventory", "policies", "fleet", "console"),
+        help="one of the pages",
     )
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
-    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory", "policies", "fleet"}:
+    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory", "policies", "fleet", "console"}:
         sys.stderr.write("bench: it mounts images to compare with the kernel, which needs root: run it with sudo\n")
         return 2
     sizes = QUICK if chosen.quick else FULL
@@ -217,6 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = measure_fleet(sizes, _tell)
             if not chosen.quick:
                 FLEET_PAGE.write_text(text)
+        if chosen.only in {None, "console"}:
+            text = measure_console(sizes, _tell)
+            if not chosen.quick:
+                CONSOLE_PAGE.write_text(text)
     return 0
 
 
