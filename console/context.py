@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Request
 from sqlalchemy import Connection
@@ -17,6 +19,8 @@ from console.store.database import Database
 from console.store.tokens import Caller
 from console.wake import Wake
 from core.estate import Instance
+
+MOST_LARGE: Final = 4  # each may take some hundred MB while it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,10 @@ class Console:
     wake: Wake = field(default_factory=Wake)
     metrics: Metrics = field(default_factory=Metrics)
     guesses: Guesses = field(default_factory=Guesses)
+    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_LARGE))  # large bodies at once
+    reading: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(MOST_LARGE)
+    )  # reports at once
 
 
 async def _console(request: Request) -> Console:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -81,7 +82,8 @@ def run(settings: Settings, tell: Callable[[str], None], app: FastAPI | None = N
     with _listen(settings) as listening:
         address = _address(settings, listening)
         server = _server(settings, app, lambda: tell(address))
-        asyncio.run(server.serve(sockets=[listening]))
+        with suppress(SystemExit):  # uvicorn's way to say that it could not start
+            asyncio.run(server.serve(sockets=[listening]))
     if not server.started:
         raise ConfigError("the console could not start: its log says why")
 
@@ -105,7 +107,8 @@ class Running:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._server.serve(sockets=[self._listening]))
+            with suppress(SystemExit):
+                asyncio.run(self._server.serve(sockets=[self._listening]))
         finally:
             self._ready.set()
 

@@ -87,7 +87,7 @@ def put_status(fleet: NameInPath, status: FleetStatus, console: TheConsole) -> N
 @api.post("/v1/fleets/{fleet}/results", **needs(Scope.FLEET, 404, 409, 413, most_body_bytes=_MOST_RESULT))
 def put_result(fleet: NameInPath, result: ResultIn, console: TheConsole) -> ScanOut:
     """A second time: the same answer, and nothing changes. A later attempt at a scan that has ended is ignored."""
-    taken = results.take(console.database, fleet, result, now())
+    taken = results.take(console.database, fleet, result, now(), console.reading)
     console.metrics.results.labels("taken" if taken.new else "known").inc()
     if taken.new:
         ring(console, plan=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import nullcontext
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -57,9 +58,16 @@ class Guarded(APIRoute):
         async def guarded(request: Request) -> Response:
             if scope is not None:
                 request.state.caller = await authenticate(request, scope)
-            return await handler(Request(request.scope, _limited(request, most)))
+            console: Console = request.app.state.console
+            async with console.uploads if most > MOST_BODY_BYTES and not _is_small(request) else nullcontext():
+                return await handler(Request(request.scope, _limited(request, most)))
 
         return guarded
+
+
+def _is_small(request: Request) -> bool:
+    said = request.headers.get("content-length", "")
+    return said.isdecimal() and int(said[:30]) <= MOST_BODY_BYTES
 
 
 def _limited(request: Request, most: int) -> Receive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -35,8 +36,14 @@ class Taken:
     new: bool
 
 
-def take(database: Database, fleet: str, result: ResultIn, now: datetime) -> Taken:
-    """Raises `Refused`: 404 for a scan that is not known, 403 for another fleet's, 422 for a result or report that is none."""
+def take(
+    database: Database,
+    fleet: str,
+    result: ResultIn,
+    now: datetime,
+    reading: AbstractContextManager[Any] | None = None,
+) -> Taken:
+    """`reading` is held while the report is taken apart: how many are at once bounds the memory that they need. Raises `Refused`: 404 for a scan that is not known, 403 for another fleet's, 422 for a result or report that is none."""
     if result.state not in ENDED:
         raise Refused(422, f"state: a result is of a scan that has ended, not {result.state.value}")
     if (result.state is ScanState.DONE) != bool(result.report):
@@ -47,7 +54,8 @@ def take(database: Database, fleet: str, result: ResultIn, now: datetime) -> Tak
             return Taken(scans.out(row), new=False)
         order = scans.order_of(connection, result.scan)
         policy, mode = _policy(connection, row.machine)
-    read = read_report(result.report) if result.report else None
+    with reading or nullcontext():
+        read = read_report(result.report) if result.report else None
     settings: Mapping[str, Any] = (order or {}).get("settings", {})
     said = actions(read.findings, settings, row.cloud, mode, policy) if read else []
     with database.write() as connection:
