@@ -59,11 +59,12 @@ def take(
     settings: Mapping[str, Any] = (order or {}).get("settings", {})
     said = actions(read.findings, settings, row.cloud, mode, policy) if read else []
     with database.write() as connection:
+        newest = _locked_machine(connection, row, now)  # before its scans, as everybody who needs both does
         row = _scan(connection, fleet, result.scan, lock=True)
         if row.state in ENDED:  # another of the same came in between
             return Taken(scans.out(row), new=False)
         if read is not None:
-            _done(connection, row, result, read, said, settings, now)
+            _done(connection, row, result, read, said, settings, now, newest)
         _end(connection, row, result, read, now)
         return Taken(scans.out(_scan(connection, fleet, result.scan)), new=True)
 
@@ -137,13 +138,13 @@ def _done(
     said: Sequence[Sequence[str]],
     settings: Mapping[str, Any],
     now: datetime,
+    newest: datetime | None,
 ) -> None:
     seen = _within(
         result.started or row.started or result.ended, row.ordered, now
     )  # the disks are those of its beginning
     connection.execute(tables.report.insert().values(scan=row.id, content=read.compressed, json_bytes=read.json_bytes))
-    newer = _locked_machine(connection, row, now)
-    late = newer is not None and newer > seen
+    late = newest is not None and newest > seen
     _findings(connection, row, read, said, Looked(read, settings), seen, late=late)
     if late:  # a later scan has been heard of: that one says how the machine is
         return
