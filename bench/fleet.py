@@ -39,7 +39,7 @@ class Crowd:
     hosts: int = 60
     workers: int = 8
     capacity: int = 2
-    scan_seconds: float = 2.0
+    scan_seconds: float = 4.0
     per_account: int = 5
     per_host: int = 2
     total: int = 12

@@ -19,11 +19,12 @@ from core.text import printable
 from scanner.fleet import kept
 from scanner.fleet.database import Database
 from scanner.fleet.slots import Fence
-from scanner.fleet.tables import draft, outbox, scan
+from scanner.fleet.tables import draft, outbox, scan, slot
 from scanner.fleet.turn import Candidate, Limits, Load, choose
 
 MOST_FAILURES: Final = 5
 MOST_DETAIL: Final = 1000
+ABANDONED_SECONDS: Final = 3600.0
 _FIRST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _LOCK: Final = 0x61646D69  # of PostgreSQL: one claim at a time
@@ -145,17 +146,17 @@ def claim(database: Database, fence: Fence, serving: Serving) -> str | None:
 
     What has missed its window ends here, too. Raises `Unavailable`, `Fenced`.
     """
-    slot = fence.slot.name
+    mine = fence.slot.name
     with database.write() as connection:
         fence.guard(connection)
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         now = kept.now_ms(database, connection)
         _end_missed(database, connection, now)
-        mine = connection.execute(
-            select(func.count()).where(scan.c.state == ScanState.RUNNING, scan.c.slot == slot)
+        busy = connection.execute(
+            select(func.count()).where(scan.c.state == ScanState.RUNNING, scan.c.slot == mine)
         ).scalar_one()
-        if mine >= serving.capacity:
+        if busy >= serving.capacity:
             return None
         running = connection.execute(select(*_COLUMNS).where(scan.c.state == ScanState.RUNNING)).all()
         load = Load.of(Candidate(*row) for row in running)
@@ -173,16 +174,16 @@ def claim(database: Database, fence: Fence, serving: Serving) -> str | None:
         if chosen is None:
             return None
         # asked for anew: it begins after all that were seen to have ended
-        return _start(connection, chosen.id, slot, kept.now_ms(database, connection))
+        return _start(connection, chosen.id, mine, kept.now_ms(database, connection))
 
 
-def _start(connection: Connection, scan_id: str, slot: str, now: int) -> str:
+def _start(connection: Connection, scan_id: str, name: str, now: int) -> str:
     attempt = connection.execute(
         update(scan)
         .where(scan.c.id == scan_id, scan.c.state == ScanState.WAITING)
         .values(
             state=ScanState.RUNNING,
-            slot=slot,
+            slot=name,
             attempt=scan.c.attempt + 1,
             step="",
             started_ms=func.coalesce(scan.c.started_ms, now),
@@ -298,6 +299,25 @@ def again(database: Database, connection: Connection, scan_id: str, detail: str,
         )
     else:
         _put_back(connection, row, failures=failures, not_before_ms=due, detail=printable(detail)[:MOST_DETAIL])
+
+
+def rescue(database: Database, connection: Connection) -> int:
+    """Let scans wait anew whose slot has had no worker for long, as when a fleet is made smaller; how many there were."""
+    now = database.now_ms(connection)
+    lost = connection.execute(
+        select(scan.c.id)
+        .join(slot, slot.c.name == scan.c.slot)
+        .where(
+            scan.c.state == ScanState.RUNNING,
+            slot.c.lease_ends_ms < now,
+            slot.c.heartbeat_ms < now - int(ABANDONED_SECONDS * 1000),
+        )
+        .limit(_MOST_AT_ONCE)
+    ).scalars()
+    found = lost.all()
+    for scan_id in found:
+        again(database, connection, scan_id, f"its slot had no worker for {ABANDONED_SECONDS:g} s")
+    return len(found)
 
 
 def put_back(database: Database, connection: Connection, scan_id: str) -> None:

@@ -47,8 +47,8 @@ class Spent:
 class Clouds(Protocol):
     """The seam: how workers and sweepers enter clouds."""
 
-    def enter(self, place: Place) -> Site:
-        """A new connector, whose calls are counted from now on. Raises `ConfigError`, `CloudError`, `Unavailable`."""
+    def enter(self, place: Place, blocks_per_second: float | None = None) -> Site:
+        """A new connector, whose calls are counted from now on; it reads no more than that. Raises `ConfigError`, `CloudError`, `Unavailable`."""
         ...
 
     def spent(self, site: Site) -> Spent:
@@ -66,7 +66,7 @@ class AccountClouds:
         self._endpoint_url = endpoint_url
         self._sessions: Sessions | None = None
 
-    def enter(self, place: Place) -> Site:
+    def enter(self, place: Place, blocks_per_second: float | None = None) -> Site:
         if place.cloud != "aws":
             raise ConfigError(f"{place}: this fleet cannot enter that cloud")
         account = next(
@@ -79,9 +79,9 @@ class AccountClouds:
         if self._sessions is None:
             self._sessions = Sessions(endpoint_url=self._endpoint_url or None)
         role = Role(account.role, account.external_id) if account.role else None
-        return replace(
-            enter(self._sessions, place, role, self._installation, home=self._home), settle_seconds=SETTLE_SECONDS
-        )
+        made = enter(self._sessions, place, role, self._installation, home=self._home)
+        quotas = Quotas() if blocks_per_second is None else Quotas(min(blocks_per_second, Quotas.blocks_per_second))
+        return replace(made, settle_seconds=SETTLE_SECONDS, quotas=quotas)
 
     def spent(self, site: Site) -> Spent:
         quotas = getattr(site, "quotas", None)

@@ -74,7 +74,7 @@ def look(
         if order.place.cloud == "file":
             report, spent = _scan_files(order, options, hear), Spent()
         else:
-            site = context.clouds.enter(order.place)
+            site = context.clouds.enter(order.place, blocks_per_second(order))
             there = [asked(lambda one=one: site.refresh(one)) if one.id else one for one in snapshots]  # type: ignore[misc]
             with context.database.read() as connection:
                 base = bases.choose(context.database, connection, order)
@@ -127,6 +127,14 @@ def options_of(order: ScanOrder, context: Context, folder: Path) -> ScanOptions:
         machine=order.machine,
         manifest=folder / "manifest" if order.place.cloud != "file" else None,
     )
+
+
+def blocks_per_second(order: ScanOrder) -> float | None:
+    """This scan's share of what may be read of its account, if as many run there as may; None: no limit but the cloud's."""
+    most, scans = (order.settings.get(f"limits.{name}") for name in ("blocks_per_second", "scans_per_account"))
+    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+        return None
+    return max(most / max(1, scans if isinstance(scans, int) else 1), 0.1)
 
 
 def _scan_files(order: ScanOrder, options: ScanOptions, hear: Callable[[], None]) -> Report:

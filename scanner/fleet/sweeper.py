@@ -41,7 +41,7 @@ def sweep_clouds(
     also: Iterable[Place] = (),
     dry_run: bool = False,
 ) -> Iterator[Swept]:
-    """Everywhere that scans ran or the ledger names, and in `also`. A place that cannot be entered does not stop the others.
+    """Everywhere that scans ran or the ledger names, and in `also`; before, scans that nobody goes on with are put back. A place that cannot be entered does not stop the others.
 
     `fence` is that of the duty's slot. Raises `Unavailable`, `Fenced`.
     """
@@ -50,6 +50,7 @@ def sweep_clouds(
         with database.write() as connection:
             if fence is not None:
                 fence.guard(connection)
+            admission.rescue(database, connection)
             bases.expire(database, connection)
     with database.read() as connection:
         found = places(connection)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from client.model import ScanKind, ScanOrder, ScanState
-from core.errors import AccessDenied, CloudError, ConfigError, Error, Gone, Throttled, Unavailable
+from core.errors import AccessDenied, CloudError, ConfigError, Error, Gone, LimitExceeded, Throttled, Unavailable
 from core.estate import InstanceState, Resource, Snapshot
 from core.text import printable
 from scanner.fleet import admission, bases, engine, moments
@@ -226,7 +226,7 @@ def _step(token: str, name: str, run: Callable[[Context, ScanOrder], Answer], *,
         answer = {"now": "gone", "detail": str(error)}
     except Throttled as error:
         answer = {"now": "again", "detail": str(error), "after": error.after}
-    except (AccessDenied, ConfigError) as error:
+    except (AccessDenied, ConfigError, LimitExceeded) as error:
         answer = {"now": "failed", "detail": str(error)}
     except Error as error:
         answer = {"now": "again", "detail": str(error)}

@@ -22,7 +22,7 @@ def test_limits_hold_and_the_time_is_near_the_ideal(postgres: Postgres) -> None:
 
 
 def test_the_ideal_is_what_the_tightest_limit_allows() -> None:
-    assert Crowd().ideal_seconds() == 42 * 2.0
-    assert Crowd(per_account=1).ideal_seconds() == 140 * 2.0
-    assert Crowd(hosts=2).ideal_seconds() == 125 * 2.0
+    assert Crowd().ideal_seconds() == 42 * 4.0
+    assert Crowd(per_account=1).ideal_seconds() == 140 * 4.0
+    assert Crowd(hosts=2).ideal_seconds() == 125 * 4.0
     assert len(Crowd().accounts()) == 500
