@@ -58,11 +58,12 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`most`: what ran at once at most, in total and of one account and host, by samples and by what the database wrote down."""
+    """What ran at once at most, in total and of one account and host: `most` by samples, `written` from when each began and ended."""
 
     seconds: float
     ideal_seconds: float
     most: tuple[int, int, int]
+    written: tuple[int, int, int]
     samples: int
     ended: int
 
@@ -107,7 +108,8 @@ def simulate(url: str, crowd: Crowd) -> Outcome:
     return Outcome(
         (last - first) / 1000,
         crowd.ideal_seconds(),
-        tuple(max(pair) for pair in zip(most, exact, strict=True)),  # type: ignore[arg-type]
+        most,
+        exact,
         samples,
         sum(row.state == ScanState.DONE for row in rows),
     )
@@ -175,14 +177,19 @@ def fleet(url: str, crowd: Crowd) -> Section:
         f"{crowd.machines} machines, {crowd.workers} worker processes",
         f"Scans that take {crowd.scan_seconds:g} s each, all due at once, in {len(SHARES)} accounts of uneven size on {crowd.hosts} hosts; "
         "real workers on PostgreSQL.",
-        ("", "most at once", "limit"),
-        (
-            ("in total", str(found.most[0]), str(crowd.total)),
-            ("of one account", str(found.most[1]), str(crowd.per_account)),
-            ("of one host", str(found.most[2]), str(crowd.per_host)),
+        ("most at once", "in samples", "in the database's records", "limit"),
+        tuple(
+            (name, str(sampled), str(written), str(limit))
+            for name, sampled, written, limit in zip(
+                ("in total", "of one account", "of one host"),
+                found.most,
+                found.written,
+                (crowd.total, crowd.per_account, crowd.per_host),
+                strict=True,
+            )
         ),
         (
             f"{found.seconds:.1f} s for all; the ideal packing takes {found.ideal_seconds:.1f} s at least: ratio {found.ratio:.2f}.",
-            f"Looked at {found.samples:,} times while it ran, and reckoned from when each scan began and ended.",
+            f"Looked at {found.samples:,} times while it ran; the records say when each scan began and ended.",
         ),
     )

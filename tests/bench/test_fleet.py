@@ -15,9 +15,9 @@ def test_limits_hold_and_the_time_is_near_the_ideal(postgres: Postgres) -> None:
     found = simulate(url, crowd)
     postgres.drop(url)
     assert found.ended == crowd.machines
-    total, account, host = found.most
-    assert (total <= 8, account <= 3, host <= 2) == (True, True, True), found
-    assert total == 8, "all of the limit is used"
+    for total, account, host in (found.most, found.written):
+        assert (total <= 8, account <= 3, host <= 2) == (True, True, True), found
+    assert found.written[0] == 8, "all of the limit is used"
     assert found.ratio < 2.0, found  # on a machine that does much else; the page of the benchmark has the figure
 
 
