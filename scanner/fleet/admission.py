@@ -81,11 +81,11 @@ def write_down(database: Database, connection: Connection, order: ScanOrder) -> 
         "id": order.scan,
         "order": order.model_dump_json(),
         "kind": order.kind,
-        "machine": order.machine,
-        "cloud": order.place.cloud,
-        "account": order.place.account,
-        "region": order.place.region,
-        "placement": order.placement,
+        "machine": _text(order.machine, 512),
+        "cloud": _text(order.place.cloud, 40),
+        "account": _text(order.place.account, 200),
+        "region": _text(order.place.region, 200),
+        "placement": _text(order.placement, 512),
         "priority": _PRIORITY[order.why],
         "not_before_ms": _ms(order.not_before),
         "not_after_ms": None if order.not_after is None else _ms(order.not_after),
@@ -95,6 +95,11 @@ def write_down(database: Database, connection: Connection, order: ScanOrder) -> 
         "written_ms": kept.now_ms(database, connection),
     }
     return database.insert_missing(connection, scan, [row]) == 1
+
+
+def _text(text: str, most: int) -> str:
+    """As both databases take it. The order itself stays as it came."""
+    return printable(text)[:most]
 
 
 def _limit(value: Any) -> int | None:

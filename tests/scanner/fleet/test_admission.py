@@ -146,6 +146,16 @@ def test_limits_that_are_none(site: Site, limit: Any) -> None:
     assert site.claim() == "one-1"
 
 
+def test_words_that_no_database_takes(site: Site) -> None:
+    """Whoever names machines may write anything; the order goes on as it came."""
+    place = Place("file", "site", "r\x00" * 60)
+    order = an_order("one", machine="m\x00\x1b" * 20, place=place, placement="h\x00" * 5000)
+    site.order(order)
+    assert site.claim() == "one-1"
+    with site.database.read() as connection:
+        assert admission.order_of(connection, "one") == order
+
+
 def test_a_window_that_closed(site: Site) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=60)
     site.order(an_order("shut", not_after=soon))
