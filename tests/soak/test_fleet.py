@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from client.model import ScanState
 from tests.postgres import server
 from tests.scanner.fleet import leaks
 from tests.scanner.fleet.fleet import Fleet, emulated
@@ -63,3 +65,33 @@ def test_nothing_leaks(kind: str, tmp_path: Path) -> None:
         flush=True,
     )
     assert not broken, "\n".join(line[:2000] for line in broken)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_scan_that_takes_its_worker_down_each_time(kind: str, tmp_path: Path) -> None:
+    """It fails in the end, the scan after it is done, and the sweeper takes what it left."""
+    with fleets(kind, tmp_path) as new, new() as fleet:
+        fleet.remote.do("calm")
+        fleet.order("bad")
+        died = 0
+        ends = time.monotonic() + 900
+        while "bad" not in fleet.results():
+            assert time.monotonic() < ends, fleet.log()
+            worker = fleet.worker(lease=1.0, FLEET_KILL="scan:begin", FLEET_KILL_ALWAYS="1")
+            while worker.poll() is None and "bad" not in fleet.results():
+                time.sleep(0.1)
+            died += worker.poll() is not None
+            worker.kill()
+            worker.wait()
+        fleet.order("good")
+        fleet.worker(lease=1.0)
+        fleet.ended("good")
+        left = fleet.ours()
+        assert len(left) == 1, "what was made stays in the ledger"
+        assert not [one for one in fleet.sweep() if one.error]
+        assert fleet.results()["bad"].state is ScanState.FAILED
+        assert fleet.ours() == set()
+    print(
+        f"\nfleet on {kind}: a scan that took {died} workers down has failed, and nothing is left; 0 failures",
+        flush=True,
+    )

@@ -40,6 +40,28 @@ def test_instance_with_its_disks(connector: AwsConnector, ec2: Any) -> None:
     ]
 
 
+def test_one_instance_is_what_the_listing_says(connector: AwsConnector, ec2: Any) -> None:
+    launched = launch(ec2, 1, {"Name": "one"}, kind="i3.large")
+    launch(ec2, 1, {"Name": "other"})
+    found = connector.instance(launched)
+    assert [found] == [one for one in connector.instances() if one.id == launched]
+    assert len(found.disks) == 2
+    ec2.terminate_instances(InstanceIds=[launched])
+    with suppress(Gone):
+        assert connector.instance(launched).state is InstanceState.TERMINATED
+    with pytest.raises(Gone):
+        connector.instance("i-0123456789abcdef0")
+
+
+def test_one_image(connector: AwsConnector, ec2: Any) -> None:
+    image = ec2.create_image(InstanceId=launch(ec2, 1), Name="golden")["ImageId"]
+    found = connector.image(image)
+    assert [found] == [one for one in connector.images() if one.id == image]
+    assert found.snapshots
+    with pytest.raises(Gone):
+        connector.image("ami-0badbadbadbadbad0")
+
+
 def test_instance_storage_is_an_obstacle(connector: AwsConnector, ec2: Any) -> None:
     launch(ec2, 1, kind="i3.large")
     boot, local = only(connector).disks

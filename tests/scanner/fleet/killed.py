@@ -1,7 +1,7 @@
 """A worker's scans with places to die at: `--work tests.scanner.fleet.killed`.
 
 `FLEET_KILL` is a moment and how often it is passed before, such as `scan:progress 3`: there the process kills itself, as kill -9 would,
-once (`FLEET_KILLED`, a file, says that it has). Moments are those of `scanner.fleet.moments`, and `before:` and `after:` each
+once (`FLEET_KILLED`, a file, says that it has), or with `FLEET_KILL_ALWAYS` each time. Moments are those of `scanner.fleet.moments`, and `before:` and `after:` each
 call of the SDK by its name: after it the cloud has done what it was asked for, and nobody has heard of it.
 """
 
@@ -29,6 +29,8 @@ def at(moment: str) -> None:
     _PASSED[moment] += 1
     if moment == _MOMENT and _PASSED[moment] > int(_BEFORE or 0):
         try:
+            if "FLEET_KILL_ALWAYS" in os.environ:
+                os.kill(os.getpid(), signal.SIGKILL)
             os.close(os.open(_MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             return
