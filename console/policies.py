@@ -223,11 +223,18 @@ def _etag(connection: Connection) -> str | None:
 def planted(wanted: PolicySet) -> Tree:
     """Raises `Refused` (422) with all problems."""
     try:
-        return load_texts(wanted.documents)
+        return _loaded(wanted)
     except PoliciesRefused as error:
         raise refusal(error.problems) from None
     except ConfigError as error:
         raise Refused(422, str(error)) from None
+
+
+def _loaded(wanted: PolicySet) -> Tree:
+    tree = load_texts(wanted.documents)
+    if not tree.branches:
+        raise ConfigError("there is no policy in it; to protect nothing, say `protection.mode: none` and why")
+    return tree
 
 
 def refusal(problems: Sequence[Problem]) -> Refused:
@@ -265,7 +272,7 @@ def open_instances(connection: Connection) -> Iterator[Instance]:
 def dry_run(database: Database, wanted: PolicySet, policies: StoredPolicies, now: datetime) -> DryRun:
     """What applying `wanted` would say and change, over the estate as it is."""
     try:
-        new = load_texts(wanted.documents)
+        new = _loaded(wanted)
     except PoliciesRefused as error:
         return DryRun(problems=_shown(error.problems))
     except ConfigError as error:
