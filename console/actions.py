@@ -8,17 +8,20 @@ from typing import Any, Final
 from console.report import Found
 from core.findings import Finding, InFile, Rule
 from policy.decide import decide, possible
+from policy.document import At
 from policy.resolve import Effective, Resolved, Source
 from policy.settings import DEFAULTS, Mode
+from policy.typed import Said
 
 _NEEDED: Final = ("actions.", "exclusions.")
+_ORDERED: Final = At("as ordered")  # an order has no places of documents
 
 
 def actions(found: Sequence[Found], settings: Mapping[str, Any], cloud: str, mode: str, policy: str) -> list[list[str]]:
     """For each finding the actions that `settings` (effective ones, by full name) want: `alert`, `wanted stop, could only alert: …`."""
     said = Source(policy or "the built-in defaults")
     values = {
-        name: Effective(name, value, (said,))
+        name: Effective(name, value, (said,), layers=((_said(value), said),))
         for name, value in {**DEFAULTS, **settings}.items()
         if name.startswith(_NEEDED)
     }
@@ -37,3 +40,8 @@ def actions(found: Sequence[Found], settings: Mapping[str, Any], cloud: str, mod
         else:
             by_id[id(decision.finding)].append(decision.reason)
     return list(by_id.values())
+
+
+def _said(value: Any) -> Said:
+    count = len(value) if isinstance(value, list | dict) else 0
+    return Said(value, _ORDERED, (_ORDERED,) * count)

@@ -58,20 +58,22 @@ class Planning:
         self._turns: Final = Turns(database, policies)
         self._wake: Final = wake
         self._task: asyncio.Task[None] | None = None
+        self._leaving = False
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._leaving = True
+        self._wake.ring("plan")
+        if self._task is not None:  # a turn that is under way comes to its end
             await asyncio.gather(self._task, return_exceptions=True)
         await run_in_threadpool(self._turns.leave)
 
     async def _run(self) -> None:
         with self._wake.listen("plan") as bell:
-            while not self._wake.closed:
+            while not (self._leaving or self._wake.closed):
                 turn = Turn()
                 try:
                     turn = await run_in_threadpool(self._turns.turn, clock())

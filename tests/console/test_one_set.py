@@ -91,14 +91,16 @@ def test_the_same_is_decided_but_for_what_the_platform_can_do(facts: dict[str, A
     assert same_able[0] == same_able[1]
     assert site_able == {Action.ALERT}
     for severity in Severity:
-        wanted = [{one.wanted for one in some if one.finding.rule.severity is severity} for some in (in_aws, on_site)]
+        wanted = [
+            {done.wanted for done in some if done.finding.rule.severity is severity} for some in (in_aws, on_site)
+        ]
         assert wanted[0] >= wanted[1]
-    for one in on_site:
-        if one.action is not None and one.action is not one.wanted:
-            assert "wanted " in one.reason
-            assert "could only alert" in one.reason
-    assert [one.action for one in in_aws if one.finding is left_out] == [None]
-    assert [one.action for one in on_site if one.finding is left_out] == [None]
+    for decision in on_site:
+        if decision.action is not None and decision.action is not decision.wanted:
+            assert "wanted " in decision.reason
+            assert "could only alert" in decision.reason
+    assert [done.action for done in in_aws if done.finding is left_out] == [None]
+    assert [done.action for done in on_site if done.finding is left_out] == [None]
     gaps = [Gap(Machine(), reason, "") for reason in GapReason]
     assert list(decide_gaps(gaps, aws)) == list(decide_gaps(gaps, site))
 
@@ -114,5 +116,14 @@ def test_what_the_console_writes_to_a_finding_is_that() -> None:
         ((*texts,),) = actions(found, settings, one.place.cloud, mode, rules.policy)
         said[one.place.cloud] = texts
     assert said["aws"] == ["alert", "isolate"]
-    assert said["file"][0] == "alert"
-    assert said["file"][1].startswith("wanted isolate, could only alert")
+    (text,) = said["file"]
+    assert text.startswith("wanted isolate, could only alert")
+
+
+def test_what_is_left_out_says_by_whom() -> None:
+    found = [Found("0" * 64, "linux/x", "X", Severity.CRITICAL, "Repair it.", "v", b"/var/cache/x", "s", {})]
+    settings = {"exclusions.paths": ["/var/cache/*"], "actions.by_rule": {"linux/*": ["alert", "stop"]}}
+    ((text,),) = actions(found, settings, "aws", "agentless", "company")
+    assert text == "left out by exclusions.paths /var/cache/*, policy company (as ordered)"
+    del settings["exclusions.paths"]
+    assert actions(found, settings, "aws", "agentless", "company") == [["alert", "stop"]]
