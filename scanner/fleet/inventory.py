@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -55,7 +55,9 @@ class Inventory:
         if account.cloud == "file":
             yield Listing(Place("file", account.account, SITE), machines(account))
             return
-        here = Place("aws", account.account, self._settings.home_region)
+        served = account.regions or self._settings.regions
+        # What goes wrong with all of it is told of a place that is listed when it goes well.
+        here = Place("aws", account.account, served[0] if served else self._settings.home_region)
         try:
             role = self._role(account)
             sessions = self._aws()
@@ -64,12 +66,12 @@ class Inventory:
                 sessions,
                 [Account(account.account)],
                 role,
-                home=here.region,
-                regions=[one for one in account.regions or self._settings.regions if self._settings.serves("aws", one)],
+                home=self._settings.home_region,
+                regions=[one for one in served if self._settings.serves("aws", one)],
             )
             for one in found:
                 if isinstance(one, Unreachable):
-                    yield one
+                    yield one if not served or one.place.region in served else replace(one, place=here)
                 elif self._settings.serves("aws", one[0].region):
                     place, session = one
                     ec2 = sessions.client(session, "ec2", place.region)

@@ -92,7 +92,10 @@ class Link:
         settings = self._settings
         try:
             if not self._registered:
-                console.register(FleetIn(name=settings.fleet, clouds=settings.clouds, regions=settings.regions))
+                wanted = FleetIn(name=settings.fleet, clouds=settings.clouds, regions=settings.regions)
+                known = console.register(wanted).registered.isoformat()
+                if not orders.registered(self._database, self._fence, known):
+                    self._said.note("the console is another than before: its orders are taken from the first on")
                 self._registered = True
             with self._database.read() as connection:
                 last, asked = orders.cursor(connection), self._database.now_ms(connection)
@@ -100,10 +103,8 @@ class Link:
             measuring = began - self._measured > _MEASURE_SECONDS
             wait = 0 if measuring else settings.pull_seconds
             found = console.orders(settings.fleet, after=last, wait_seconds=wait)
-        except Error as error:
-            self._away = True
-            if for_good(error):
-                self._registered = False  # the console may have lost us
+        except Error:
+            self._away, self._registered = True, False  # it may be another one when it is back
             raise
         with self._database.read() as connection:
             came = self._database.now_ms(connection)

@@ -12,6 +12,7 @@ from scanner.fleet import admission, kept
 from scanner.fleet.database import Database
 from scanner.fleet.slots import Fence
 
+REGISTERED: Final = "registered"  # when the console says that it first heard of us
 RECONCILE: Final = "reconcile_order"  # number of the last order to list all accounts
 _ACCOUNTS: Final = TypeAdapter(tuple[AccountIn, ...])
 _MOST: Final = {"cloud": 40, "account": 200, "region": 200}  # what the columns hold
@@ -24,6 +25,20 @@ def cursor(connection: Connection) -> int:
 def accounts(connection: Connection) -> tuple[AccountIn, ...]:
     """As the console told them last."""
     return _ACCOUNTS.validate_json(kept.read(connection, kept.ACCOUNTS, "[]"))
+
+
+def registered(database: Database, fence: Fence, when: str) -> bool:
+    """False: this is another console than before, or one that lost its database, whose orders are numbered from the beginning.
+
+    Raises `Unavailable`, `Fenced`.
+    """
+    with database.write() as connection:
+        fence.guard(connection)
+        before = kept.read(connection, REGISTERED, when)
+        kept.write(connection, REGISTERED, when)
+        if before != when:
+            kept.write(connection, kept.CURSOR, "0")
+    return before == when
 
 
 def take(database: Database, fence: Fence, pull: Pull, offset_ms: int) -> tuple[int, list[str]]:

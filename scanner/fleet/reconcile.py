@@ -82,7 +82,7 @@ def reconcile(
             listed = teller.now()
             problem = _filled(spool, one)
             problems += [problem] if problem else []
-            found = list(spool.places()) or [one.place]
+            found = list(dict.fromkeys([one.place, *spool.places()]))  # an earlier problem is told of `one.place`
             gone = [] if problem else [place for place in before if place not in found]
             for place in [*found, *gone]:
                 digests = dict(spool.digests(place))

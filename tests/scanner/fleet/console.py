@@ -57,6 +57,7 @@ class FakeConsole:
         self.sightings: list[Sighting] = []
         self.known: dict[Place, dict[str, Instance]] = {}
         self.digests: dict[Place, dict[str, str]] = {}
+        self.registered = datetime.now(UTC)
         self.clock = timedelta(0)
         self.token = TOKEN
         self.log: Counter[str] = Counter()
@@ -94,7 +95,7 @@ class FakeConsole:
                 return Health(status="ok", version="0")
             case "fleets":
                 self.fleets[fleet] = FleetIn.model_validate_json(body)
-                return FleetOut(**dict(self.fleets[fleet]), registered=self.now())
+                return FleetOut(**dict(self.fleets[fleet]), registered=self.registered)
             case "orders":
                 after = int(query.get("after", "0"))
                 with self.changed:

@@ -17,8 +17,9 @@ from sqlalchemy import insert, update
 from client.model import AccountIn, ScanState
 from scanner.fleet import kept, orders
 from scanner.fleet.clock import Offset
-from scanner.fleet.tables import outbox, scan, setting
-from tests.scanner.fleet.console import Cut, FakeConsole, problem, scan_order, served
+from scanner.fleet.slots import Fenced, claim
+from scanner.fleet.tables import outbox, scan, setting, slot
+from tests.scanner.fleet.console import Cut, FakeConsole, problem, served
 from tests.scanner.fleet.duties import FLEET, Desk, kill, once, until
 
 
@@ -100,6 +101,21 @@ def test_an_order_twice(desk: Desk) -> None:
         kept.write(connection, kept.CURSOR, "0")
     assert orders.take(desk.database, fence, pull, 0) == (1, [])
     assert desk.scans() == {"s-1": "running"}
+
+
+def test_a_console_that_lost_its_database(desk: Desk, console: FakeConsole) -> None:
+    console.order_scan("s-1")
+    console.order_scan("s-2")
+    with desk.linked():
+        until(lambda: len(desk.scans()) == 2)
+    with desk.database.write() as connection:
+        connection.execute(slot.update().values(lease_ends_ms=0))
+    console.orders.clear()
+    console.registered += timedelta(hours=1)
+    console.order_scan("s-3")
+    with desk.linked():
+        until(lambda: "s-3" in desk.scans())
+    assert any("another than before" in line for line in desk.lines)
 
 
 def test_orders_in_one_transaction_with_the_cursor(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,16 +399,11 @@ def test_killed_between_taken_and_marked(desk: Desk, console: FakeConsole) -> No
 
 def test_an_order_of_a_stale_link(desk: Desk, console: FakeConsole) -> None:
     """A link that was stopped and comes to after another has its slot writes nothing."""
-    from scanner.fleet.slots import Fenced, claim
-
     fence = desk.fence()
     with desk.database.write() as connection:
-        from scanner.fleet.tables import slot
-
         connection.execute(update(slot).values(lease_ends_ms=0))
     assert claim(desk.database, "another", ["link"], 60)
     console.order_scan("s-1")
     with pytest.raises(Fenced):
         orders.take(desk.database, fence, console.answer("orders", FLEET, {}, b""), 0)
     assert desk.scans() == {}
-    assert scan_order("s-1").scan == "s-1"
