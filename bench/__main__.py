@@ -22,6 +22,7 @@ from bench.inventory import inventory
 from bench.page import Section
 from bench.plot import Bar
 from bench.policies import policies
+from bench.reconcile import reconciling
 from bench.sections import first_scan, listing, million_files, read_and_hash
 from bench.system import machine
 from bench.twice import first_scans, later_scans, plot
@@ -33,6 +34,7 @@ TWICE_PLOT: Final = DOCS / "bench-twice.svg"
 BLOCKS_PAGE: Final = DOCS / "bench-blocks.md"
 INVENTORY_PAGE: Final = DOCS / "bench-inventory.md"
 POLICIES_PAGE: Final = DOCS / "bench-policies.md"
+RECONCILE_PAGE: Final = DOCS / "bench-reconcile.md"
 FLEET_PAGE: Final = DOCS / "bench-fleet.md"
 CONSOLE_PAGE: Final = DOCS / "bench-console.md"
 
@@ -62,6 +64,7 @@ class Sizes:
     fleet_machines: int = 500
     console_instances: int = 50_000
     console_results: int = 1_000
+    reconcile_instances: int = 50_000
 
 
 FULL: Final = Sizes(1500 << 20, 30_000, 1_000_000, 5, 300 << 20, 5_000)
@@ -81,6 +84,7 @@ QUICK: Final = Sizes(
     fleet_machines=60,
     console_instances=2_000,
     console_results=50,
+    reconcile_instances=2_000,
 )
 
 
@@ -146,6 +150,14 @@ def measure_policies(sizes: Sizes, tell: Callable[[str], None]) -> str:
     return "\n".join([_head("Policies", start), text])
 
 
+def measure_reconcile(sizes: Sizes, tell: Callable[[str], None]) -> str:
+    """The page on reconciling an account, in Markdown."""
+    start = os.getloadavg()[0]
+    text = reconciling(sizes.reconcile_instances).markdown()
+    tell("\n" + text)
+    return "\n".join([_head("Reconciling", start), text])
+
+
 def measure_fleet(sizes: Sizes, tell: Callable[[str], None]) -> str:
     """The page on limits of a fleet, in Markdown. Needs PostgreSQL."""
     from tests.postgres import server  # noqa: PLC0415  the only one of the measurements that needs a server
@@ -182,12 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
     parser.add_argument(
         "--only",
-        choices=("scans", "twice", "blocks", "inventory", "policies", "fleet", "console"),
+        choices=("scans", "twice", "blocks", "inventory", "policies", "fleet", "console", "reconcile"),
         help="one of the pages",
     )
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
     if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory", "policies", "fleet", "console"}:
+    if os.geteuid() != 0 and chosen.only not in {"blocks", "inventory", "policies", "reconcile", "fleet"}:
         sys.stderr.write("bench: it mounts images to compare with the kernel, which needs root: run it with sudo\n")
         return 2
     sizes = QUICK if chosen.quick else FULL
@@ -229,6 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = measure_policies(sizes, _tell)
             if not chosen.quick:
                 POLICIES_PAGE.write_text(text)
+        if chosen.only in {None, "reconcile"}:
+            text = measure_reconcile(sizes, _tell)
+            if not chosen.quick:
+                RECONCILE_PAGE.write_text(text)
         if chosen.only in {None, "fleet"}:
             text = measure_fleet(sizes, _tell)
             if not chosen.quick:

@@ -28,7 +28,7 @@ _GOAL_BYTES: Final = 500_000_000
 
 def inventory(accounts: int, instances: int, rounds: int) -> Section:
     """`instances` in each of `accounts`, each with two disks and five tags. Raises `Failed` if the counts differ."""
-    with _server(instances) as endpoint:
+    with canned(instances) as endpoint:
         command = partial(_command, endpoint=endpoint, accounts=accounts)
         for name in ("ours", "bare"):
             expected = f"{accounts * instances} instances, {accounts * instances * DISKS} disks\n"
@@ -74,7 +74,8 @@ def _command(name: str, *, endpoint: str, accounts: int) -> list[str]:
 
 
 @contextmanager
-def _server(instances: int) -> Iterator[str]:
+def canned(instances: int) -> Iterator[str]:
+    """The address of answers for any account, in a process of its own."""
     command = [sys.executable, "-m", "bench.inventory", "serve", str(instances)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:

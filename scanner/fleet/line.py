@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from scanner.fleet.database import Database
 from scanner.fleet.settings import Settings
 
 _MOST_WORDS: Final = 300
+_NUMBERS: Final = re.compile(r"[0-9a-f]{8,}|[0-9]+")
 _MOST_OLD: Final = 4
 
 
@@ -85,8 +87,8 @@ class Said:
     def problem(self, subject: str, words: str) -> None:
         words = printable(words)[:_MOST_WORDS]
         with self._lock:
-            before, self._problems[subject] = self._problems.get(subject), words
-        if before != words:
+            before, self._problems[subject] = self._problems.get(subject, ""), words
+        if _NUMBERS.sub("", before) != _NUMBERS.sub("", words):  # of requests, say
             self._say(f"{self._duty}: {words}")
 
     def over(self, subject: str) -> None:
