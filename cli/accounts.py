@@ -111,16 +111,15 @@ def list_accounts(api: Api, output_format: ListAs = ListFormat.TABLE) -> None:
 
     Exits 0: they were listed; 2: it could not start.
     """
-    titles = ("Account", "Fleet", "Regions", "Role", "Instances#", "Listed", "Problem")
+    titles = ("Account!", "Fleet", "Regions", "Instances#", "Listed", "Problem")
     with reader_may_leave():
         print_list(api.accounts(), output_format, titles, _words, "account")
 
 
 def _words(one: AccountOut) -> tuple[str, ...]:
     regions = ", ".join(one.regions) or ("all" if one.cloud != "file" else "")
-    role = one.role or one.instances_file
     listed = ago(one.reconciled) or "not yet"
-    return (f"{one.cloud}://{one.account}", one.fleet, regions, role, f"{one.instances:,}", listed, one.problem)
+    return (f"{one.cloud}://{one.account}", one.fleet, regions, f"{one.instances:,}", listed, one.problem)
 
 
 @with_console

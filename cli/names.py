@@ -56,3 +56,14 @@ def finding(api: Api, word: str, instance: str) -> FindingOut:
 def short(key: str) -> str:
     """The id at the end of a key: lists have no room for where it is."""
     return key.rpartition("/")[2]
+
+
+def scan_id(api: Api, word: str) -> str:
+    """The id that begins so, among the latest scans. Raises `ConfigError` if more than one does."""
+    found = [one.id for one in islice(api.scans(), _MOST_LOOKED_AT) if one.id.startswith(word)]
+    if word in found or not found:
+        return word
+    if len(found) > 1:
+        shown = ", ".join(printable(one) for one in found[:_SHOWN])
+        raise ConfigError(f"{printable(word)}: {len(found)} scans' ids begin so; give more of it: {shown}")
+    return found[0]

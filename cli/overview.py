@@ -13,7 +13,7 @@ from cli import names
 from cli.connection import with_console
 from cli.names import OfInstance
 from cli.pipes import reader_may_leave
-from cli.tables import ListAs, ListFormat, ago, number, print_list
+from cli.tables import ListAs, ListFormat, ago, found, number, print_list
 from cli.times import moment
 from core.text import printable
 
@@ -55,7 +55,7 @@ def estate(
 
     Exits 0: they were listed; 2: it could not start.
     """
-    titles = ("Instance", "Name", "Policy", "Scanned", "Result", "Findings#", "Gaps#", "Next")
+    titles = ("Instance!", "Name", "Policy", "Scanned", "Result", "Next")
     with reader_may_leave():
         count = print_list(
             api.instances(state=state.value, text=text), output_format, titles, _instance_words, "instance"
@@ -67,18 +67,17 @@ def estate(
 
 
 def _instance_words(one: InstanceOut) -> tuple[str, ...]:
-    policy = f"{one.policy} ({one.mode})" if one.policy and one.mode else one.policy or f"none: {one.unprotected}"
+    policy = one.policy or "none" + (f": {one.unprotected}" if one.unprotected else "")
+    if one.policy and one.unprotected:
+        policy = f"{one.policy}: not protected, {one.unprotected}"
     following = f"gone {ago(one.closed)}" if one.closed else ago(one.next_scan)
-    name = one.instance.name
     scanned = ago(one.last_scanned) or "never"
     return (
         one.instance.id,
-        name,
+        one.instance.name,
         policy,
         scanned,
-        one.last_result,
-        number(one.open_findings),
-        number(one.gaps),
+        found(one.last_result, one.open_findings, one.gaps),
         following,
     )
 
@@ -101,21 +100,21 @@ def findings(
 
     _ = context
     wanted = None if state is FindingFilter.ALL else FindingState(state.value)
-    titles = ("Id", "Severity", "Finding", "Where", "Instance", "Since")
+    titles = ("Id!", "Severity!", "Finding", "Where", "Instance!")
     with reader_may_leave():
-        found = api.findings(
+        rows = api.findings(
             state=wanted,
             severity=severity.value if severity else "",
             instance=names.instance_key(api, instance) if instance else "",
         )
-        count = print_list(found, output_format, titles, _finding_words, "finding")
+        count = print_list(rows, output_format, titles, _finding_words, "finding")
     raise Exit(1 if count else 0)
 
 
 def _finding_words(one: FindingOut) -> tuple[str, ...]:
     where = f"{one.path}: {one.subject}" if one.path and one.subject else one.path or one.subject
     title = one.title if one.state.value == "open" else f"{one.title} ({one.state.value})"
-    return (one.id[:8], one.severity.value, title, where, names.short(one.instance), ago(one.first_seen))
+    return (one.id[:8], one.severity.value, title, where, names.short(one.instance))
 
 
 FindingId = Annotated[
@@ -163,7 +162,7 @@ def gaps(api: Api, instance: OfInstance = "", output_format: ListAs = ListFormat
 
     Exits 0: all of it was looked at, or the gaps are of kinds that the policy accepts; 3: there are others; 2: it could not start.
     """
-    titles = ("Reason", "Where", "Detail", "Count#", "Accepted", "Instance")
+    titles = ("Reason", "Where", "Detail", "Count#", "Accepted", "Instance!")
     left = 0
 
     def words(one: GapOut) -> tuple[str, ...]:

@@ -15,7 +15,20 @@ from cli import names
 from cli.connection import with_console
 from cli.names import OfInstance
 from cli.pipes import reader_may_leave
-from cli.tables import ListAs, ListFormat, OneAs, OneFormat, ago, at, many, number, print_json, print_list, print_pairs
+from cli.tables import (
+    ListAs,
+    ListFormat,
+    OneAs,
+    OneFormat,
+    ago,
+    at,
+    found,
+    many,
+    number,
+    print_json,
+    print_list,
+    print_pairs,
+)
 from cli.times import moment
 from core.errors import ConfigError, Throttled, Unavailable
 from core.text import printable
@@ -26,7 +39,8 @@ if TYPE_CHECKING:
 
 app = Typer(no_args_is_help=True, help="When scans are due, and holding them back.", rich_markup_mode=None)
 _LOOK_SECONDS: Final = 1.0
-ScanArgument = Annotated[str, Argument(metavar="SCAN", help="Its id.", show_default=False)]
+_SHOWN: Final = 10  # characters of a scan's id, which is the same whenever it is planned again
+ScanArgument = Annotated[str, Argument(metavar="SCAN", help="Its id, or the beginning of it.", show_default=False)]
 Wait = Annotated[bool, Option("--wait", help="Wait until they have ended; Ctrl-C ends only the waiting.")]
 
 
@@ -57,29 +71,28 @@ def scans(
     from client.model import ScanState
 
     with reader_may_leave():
-        found = api.scans(
+        listed = api.scans(
             state=ScanState(state.value) if state else None,
             machine=names.instance_key(api, instance) if instance else "",
             page=min(most, 1_000),
         )
-        _print_scans(islice(found, most), output_format)
+        _print_scans(islice(listed, most), output_format)
 
 
-def _print_scans(found: Iterable[ScanOut], output_format: ListFormat) -> None:
-    titles = ("Scan", "Machine", "Why", "State", "Result", "Findings#", "Gaps#", "Read", "Price", "When")
-    print_list(found, output_format, titles, _words, "scan")
+def _print_scans(rows: Iterable[ScanOut], output_format: ListFormat) -> None:
+    titles = ("Scan!", "Machine!", "Why", "Result", "Blocks read", "Price", "When")
+    print_list(rows, output_format, titles, _words, "scan")
 
 
 def _words(one: ScanOut) -> tuple[str, ...]:
     state = f"{one.state.value}: {one.step}" if one.step and one.ended is None else one.state.value
-    read = f"{one.mode}, {many(one.blocks_read, 'block')}" if one.mode else ""
+    result = found(one.result, one.findings, one.gaps) if one.result else state
+    if one.kind.value == "image":
+        result = f"{result} (image)"
+    read = f"{one.blocks_read:,} {'changed' if one.mode == 'incremental' else 'of all'}" if one.mode else ""
     when = ago(one.ended or one.started) or ago(one.due)
     price = f"${one.usd:.4f}" if one.usd else ""
-    machine = f"{names.short(one.machine)}"
-    return (
-        *(one.id, machine, one.why.value, state, one.result, number(one.findings), number(one.gaps)),
-        *(read, price, when),
-    )
+    return (one.id[:_SHOWN], names.short(one.machine), one.why.value, result, read, price, when)
 
 
 @with_console
@@ -114,13 +127,13 @@ def _waited(api: Api, ordered: Sequence[ScanOut]) -> list[ScanOut]:
     """The scans once they have ended. While the console is away, it is asked again."""
     from client.model import ENDED
 
-    found = {one.id: one for one in ordered}
+    known = {one.id: one for one in ordered}
     said: dict[str, str] = {}
-    while waiting := [one for one in found.values() if one.state not in ENDED]:
+    while waiting := [one for one in known.values() if one.state not in ENDED]:
         pause = _LOOK_SECONDS
         for one in waiting:
             try:
-                found[one.id] = now = api.scan(one.id)
+                known[one.id] = now = api.scan(one.id)
             except Throttled as error:
                 pause = max(pause, error.after)
                 break
@@ -133,7 +146,7 @@ def _waited(api: Api, ordered: Sequence[ScanOut]) -> list[ScanOut]:
                 said[one.id] = words
                 _tell(f"{now.machine}: {words}")
         time.sleep(pause)
-    return list(found.values())
+    return list(known.values())
 
 
 def _verdict(ended: Sequence[ScanOut]) -> int:
@@ -155,11 +168,12 @@ def show(
 
     Exits 0: it was shown; 2: there is none, or it could not start.
     """
+    name = names.scan_id(api, scan)
     with reader_may_leave():
         if report:
-            sys.stdout.write(_ascii(api.report(scan)) + "\n")
+            sys.stdout.write(_ascii(api.report(name)) + "\n")
             return
-        one = api.scan(scan)
+        one = api.scan(name)
         if output_format is OneFormat.JSON:
             print_json(one, indent=2)
             return
@@ -205,7 +219,7 @@ def stop(api: Api, scan: ScanArgument) -> None:
 
     Exits 0: it will stop; 2: it has ended already, or there is none.
     """
-    _tell_state(api.stop(scan))
+    _tell_state(api.stop(names.scan_id(api, scan)))
 
 
 @with_console
@@ -214,7 +228,7 @@ def pause(api: Api, scan: ScanArgument) -> None:
 
     Exits 0: it will pause; 2: it has ended already, or there is none.
     """
-    _tell_state(api.pause(scan))
+    _tell_state(api.pause(names.scan_id(api, scan)))
 
 
 @with_console
@@ -223,7 +237,7 @@ def resume(api: Api, scan: ScanArgument) -> None:
 
     Exits 0: it goes on; 2: it has ended already, or there is none.
     """
-    _tell_state(api.resume(scan))
+    _tell_state(api.resume(names.scan_id(api, scan)))
 
 
 def _tell_state(one: ScanOut) -> None:

@@ -39,7 +39,7 @@ OneAs = Annotated[OneFormat, Option("--format", help="What to print.")]
 def print_list(
     found: Iterable[T], output_format: ListFormat, titles: Sequence[str], words: Callable[[T], Sequence[str]], noun: str
 ) -> int:
-    """How many there were. Titles that end in `#` are of numbers. JSON lines are ASCII and come as they arrive."""
+    """How many there were. Titles that end in `#` are of numbers, those in `!` of words that stay whole if they can. JSON lines are ASCII and come as they arrive."""
     if output_format is ListFormat.JSONL:
         count = 0
         for count, one in enumerate(found, 1):  # noqa: B007  counted to the end
@@ -56,8 +56,10 @@ def print_list(
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in titles:
-        number = title.endswith("#")
-        table.add_column(title.removesuffix("#"), overflow="fold", justify="right" if number else "left")
+        mark = title[-1:]
+        table.add_column(
+            title.rstrip("#!"), overflow="fold", justify="right" if mark == "#" else "left", no_wrap=mark == "!"
+        )
     for row in rows:
         table.add_row(*(printable(word) for word in row))
     Console(markup=False, highlight=False).print(table)
@@ -93,3 +95,10 @@ def at(moment: datetime | None) -> str:
 
 def number(value: int) -> str:
     return f"{value:,}" if value else ""
+
+
+def found(result: str, findings: int, gaps: int) -> str:
+    """What came of a scan, in as few words as lists have room for."""
+    words = [many(findings, "finding")] if findings else []
+    words += [many(gaps, "gap")] if gaps else []
+    return ", ".join(words) or result

@@ -81,6 +81,10 @@ class Control:
             raise ValueError("started without an estate")
         return {machine.name: machine.instance for machine in self._estate.clones(count, of)}
 
+    def _queue(self) -> str:
+        self._aws.announce()
+        return self._aws.queue()
+
     def _crowd(self, count: int, accounts: list[str]) -> dict[str, dict[str, str]]:
         keys = {}
         for account in accounts:
@@ -98,7 +102,7 @@ class Remote:
 
     `actions`, `clear_log`, `calm`, `advance(seconds=)`, `expire_tokens`, `deny(action=, …)`, `fault(kind=, …)`,
     `listed_late(seconds=)`, `limits(blocks_per_account=, …)`, `change(machine=, files={path: text})`, `clones(count=)`, `fill_volume(volume=, blocks=)`,
-    `crowd(count=, accounts=[…])`.
+    `crowd(count=, accounts=[…])`, `queue()` (gets an event of every launch from then on; its URL).
     """
 
     def __init__(self, ready: dict[str, Any]) -> None:
