@@ -14,6 +14,7 @@ from client.model import ScanState
 from core.errors import CloudError
 from core.estate import Resource, Snapshot, SnapshotState
 from scanner.fleet import admission, bases, kept
+from scanner.fleet.clouds import Spent
 from scanner.fleet.ledger import LISTED_SECONDS, FleetLedger
 from scanner.fleet.sweeper import Swept, sweep_clouds
 from scanner.fleet.tables import base, resource, scan, slot
@@ -35,8 +36,8 @@ class Cloud:
             raise CloudError("the role is refused")
         return self
 
-    def usd_spent(self, _: object) -> float:
-        return 0.0
+    def spent(self, _: object) -> Spent:
+        return Spent()
 
     def delete(self, one: Resource) -> None:
         if one.id in self.fails:
