@@ -4,18 +4,23 @@ import asyncio
 import socket
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from client.model import Health
+from console.clock import now
 from console.guesses import Guesses
 from console.serve import Running, main
 from console.settings import PREFIX, Settings, from_environment
+from console.store import tables
 from console.wake import Wake
 from core.errors import ConfigError
+from tests.console.made import enrol, finding, scanned
 
 
 def settings(folder: Path, **others: Any) -> Settings:
@@ -121,3 +126,21 @@ def test_wrong_tokens_count_for_each_address(one: str, other: str, together: boo
     assert guesses.wait_seconds(one, b"known") == 0
     guesses.wrong(one, b"known")
     assert guesses.wait_seconds(one, b"known") > 0
+
+
+def test_what_was_accepted_for_a_time_is_opened_by_itself(tmp_path: Path) -> None:
+    with Running(settings(tmp_path)) as running:
+        database = running.console.database
+        enrol(database, "i-1")
+        scanned(database, [finding("a")])
+        with database.write() as connection:
+            over = {"state": "accepted", "accepted_by": "me", "accepted_until": now() - timedelta(days=1)}
+            connection.execute(tables.finding.update().values(over))
+    with Running(settings(tmp_path)) as running:
+        deadline = time.monotonic() + 20
+        state = "accepted"
+        while state != "open":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            with running.console.database.read() as connection:
+                state = str(connection.execute(sa.select(tables.finding.c.state)).scalar())
