@@ -35,9 +35,15 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    for away in (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError):
+    # An IntegrityError is of somebody who wrote the same at the same time: the next try sees what is there.
+    for away in (
+        sa.exc.OperationalError,
+        sa.exc.InterfaceError,
+        sa.exc.InternalError,
+        sa.exc.IntegrityError,
+        sa.exc.TimeoutError,
+    ):
         app.add_exception_handler(away, _away)
-    app.add_exception_handler(sa.exc.IntegrityError, _conflict)
     app.add_exception_handler(sa.exc.DataError, _data)
 
 
@@ -69,11 +75,6 @@ async def _http(_: Request, error: Exception) -> Response:
 async def _away(request: Request, error: Exception) -> Response:
     request.state.trouble = type(error).__name__
     return unavailable()
-
-
-async def _conflict(request: Request, error: Exception) -> Response:
-    request.state.trouble = type(error).__name__
-    return problem(409, "something else was changed at the same time; ask again")
 
 
 async def _data(request: Request, error: Exception) -> Response:

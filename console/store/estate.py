@@ -141,7 +141,9 @@ def _upsert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(tables.instance)
-    values = {name: insert.excluded[name] for name in rows[0] if name not in {"key", "first_seen"}}
+    values: dict[str, Any] = {name: insert.excluded[name] for name in rows[0] if name not in {"key", "first_seen"}}
+    kept = tables.instance.c.last_seen
+    values["last_seen"] = sa.case((insert.excluded.last_seen > kept, insert.excluded.last_seen), else_=kept)
     connection.execute(
         insert.on_conflict_do_update(index_elements=["key"], set_={**values, "closed": None}), list(rows)
     )

@@ -151,6 +151,16 @@ def test_an_older_sighting_that_comes_late_is_left_aside(database: Database) -> 
         assert instances.get(connection, key()).instance == instance("i-1")
 
 
+def test_one_that_two_write_at_once_is_as_the_later_saw_it(database: Database) -> None:
+    time = now()
+    enrol(database, "i-1", seen=time)
+    with database.write() as connection:  # as if it had not been there when the other one looked
+        estate._upsert(connection, [estate._row(instance("i-1"), time - LATER)])
+    with database.read() as connection:
+        seen = instances.get(connection, key())
+    assert (seen.first_seen, seen.last_seen) == (time, time)
+
+
 def test_the_scans_of_one_that_vanished_end_or_are_stopped(database: Database) -> None:
     enrol(database, "i-1", "i-2", seen=now() - LATER)
     known_to_fleet = ordered(database, "i-1")
