@@ -112,17 +112,9 @@ def _end(connection: Connection, row: Any, result: ResultIn, read: Read | None, 
             "bytes_read": read.bytes_read,
         }
     connection.execute(tables.scan.update().where(tables.scan.c.id == row.id).values(values))
-    _look_again(connection, row)
-
-
-def _look_again(connection: Connection, row: Any) -> None:
-    """The planner is to say what comes next of the machine; of an image, for all that wait for it."""
+    # the planner is to say what comes next of the machine; what waits for an image it looks at by itself
     table = tables.instance
-    is_it = [table.c.key == row.machine]
-    if row.kind == ScanKind.IMAGE.value:
-        place = (table.c.cloud == row.cloud, table.c.account == row.account, table.c.region == row.region)
-        is_it = [*place, table.c.image == row.machine.rpartition("/")[2], table.c.closed.is_(None)]
-    connection.execute(table.update().where(*is_it).values(changed=True))
+    connection.execute(table.update().where(table.c.key == row.machine).values(changed=True))
 
 
 def _within(time: datetime, ordered: datetime, now: datetime) -> datetime:

@@ -100,6 +100,19 @@ def test_a_launch_is_its_image_then_the_instance_then_the_schedule(world: World)
     assert row.next_scan == scheduled.due
 
 
+@pytest.mark.parametrize("state", [ScanState.DONE, ScanState.FAILED, ScanState.MISSED])
+def test_after_a_result_what_comes_next_is_planned_at_once(world: World, state: ScanState) -> None:
+    world.see(made.instance("i-1"))
+    world.plan()
+    (first,) = world.scans(ScanState.ORDERED)
+    world.now = first.due
+    world.plan()
+    world.end(first.id, state)
+    assert world.plan() == 1
+    (second,) = world.scans(ScanState.ORDERED)
+    assert second.due > first.due
+
+
 def test_what_is_quiet_costs_nothing(world: World) -> None:
     world.see(*(made.instance(f"i-{number}") for number in range(20)))
     assert world.plan() == 20

@@ -66,6 +66,11 @@ def test_all_that_a_result_says_is_there(database: Database) -> None:
     assert (instance.last_scan, instance.last_result, instance.last_scanned) == (scan.id, "findings", scan.started)
 
 
+def test_blocks_are_those_that_the_fleet_fetched(database: Database) -> None:
+    sent = result(ordered(database), report()).model_copy(update={"blocks_fetched": 3})
+    assert results.take(database, FLEET, sent, now()).scan.blocks_read == 3
+
+
 def test_a_second_time_it_is_the_same_answer_and_nothing_changes(database: Database) -> None:
     sent = result(ordered(database), report([finding("a")], [gap()]))
     first = results.take(database, FLEET, sent, now())
