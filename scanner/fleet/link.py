@@ -51,6 +51,7 @@ class Link:
         self._offset: Offset | None = None
         self._measured = float("-inf")
         self._registered = False
+        self._was_registered = False
         self._away = False
 
     def run(self) -> None:
@@ -96,7 +97,7 @@ class Link:
                 known = console.register(wanted).registered.isoformat()
                 if not orders.registered(self._database, self._fence, known):
                     self._said.note("the console is another than before: its orders are taken from the first on")
-                self._registered = True
+                self._registered = self._was_registered = True
             with self._database.read() as connection:
                 last, asked = orders.cursor(connection), self._database.now_ms(connection)
             began = time.monotonic()
@@ -218,6 +219,8 @@ class Link:
     # how the fleet is
 
     def report(self) -> float:
+        if not self._was_registered:
+            return self._settings.poll_seconds
         self._line.console().status(self._settings.fleet, self.status())
         return self._settings.status_seconds
 
