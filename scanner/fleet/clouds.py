@@ -21,7 +21,7 @@ from core.estate import Disk, Image, Instance, Place
 from scanner.fleet import kept
 from scanner.fleet.database import Database
 
-SETTLE_SECONDS: Final = 150.0  # how late what was made may be listed, before its disk is given up
+SETTLE_SECONDS: Final = 90.0  # how late what was made may be listed, before its disk is given up
 
 
 class Site(Connector, Protocol):

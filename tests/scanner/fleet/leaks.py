@@ -14,7 +14,8 @@ from typing import Any
 
 from client.model import ScanState
 from tests.scanner.fleet.fleet import Fleet
-from tests.scanner.fleet.workers import eventually
+
+PATIENCE_SECONDS = 500  # after an answer that was lost it is looked for 90 s whether it was done all the same
 
 # where, and how often it is passed before
 KILLS = (
@@ -101,8 +102,13 @@ def _carried_out(fleet: Fleet, kill: str, mark: str, *, late: bool) -> dict[str,
     threads = [threading.Thread(target=one) for one in ((supervise, pass_time) if late else (supervise,))]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
     try:
-        eventually(both_ended, f"both end: {kill} {fleet.log()}")
+        while not both_ended():
+            assert time.monotonic() < deadline, (
+                f"never ended: {[fleet.row(one) for one in ('web-b', 'shop')]} {fleet.log()}"
+            )
+            time.sleep(0.05)
     finally:
         time.sleep(0.2)
         done.set()
