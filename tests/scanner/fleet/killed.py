@@ -2,7 +2,7 @@
 
 `FLEET_KILL` is a moment and how often it is passed before, such as `scan:progress 3`: there the process kills itself, as kill -9 would,
 once (`FLEET_KILLED`, a file, says that it has), or with `FLEET_KILL_ALWAYS` each time. Moments are those of `scanner.fleet.moments`, and `before:` and `after:` each
-call of the SDK by its name: after it the cloud has done what it was asked for, and nobody has heard of it.
+call of the SDK by its name, and `block` when one is asked for: after it the cloud has done what it was asked for, and nobody has heard of it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from botocore.client import BaseClient
 
+from cloud.fetcher import Fetcher
 from scanner.fleet import moments
 from scanner.fleet.workflow import scan, work
 
@@ -48,6 +49,14 @@ def _install() -> None:
         return answer
 
     client._make_api_call = make_api_call
+    fetcher: Any = Fetcher
+    asked = fetcher.request
+
+    def request(self: Any, block: int, done: Any) -> None:
+        at("block")
+        asked(self, block, done)
+
+    fetcher.request = request
     moments.at = at
 
 

@@ -22,7 +22,7 @@ KILLS = (
     "snapshot:begin", "snapshot:intended", "snapshot:calling", "before:CreateSnapshots", "after:CreateSnapshots", "snapshot:made",
     "snapshot:end", "before:DescribeInstances", "after:DescribeInstances", "before:DescribeSnapshots", "after:DescribeSnapshots",
     "after:DescribeSnapshots 2", "after:DescribeSnapshots 4", "after:AssumeRole", "wait:begin", "wait:end",
-    "scan:begin", "scan:progress", "scan:progress 1", "scan:read", "scan:put", "scan:looked", "scan:end",
+    "scan:begin", "scan:progress", "block", "block 9", "scan:read", "scan:put", "scan:looked", "scan:end",
     "store:begin", "store:end", "release:begin", "release:deleting", "before:DeleteSnapshot", "after:DeleteSnapshot",
     "release:deleted", "release:end", "finish:begin", "finish:end",
 )  # fmt: skip
