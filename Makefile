@@ -38,7 +38,7 @@ setup: .venv/cli ## .venv with the kumomori command
 
 setup-dev: .venv/dev ## … and with what checks and tests need
 
-run: .venv/demo ## scan a small demo disk, then an emulated AWS account with three machines
+run: .venv/demo ## scan a small demo disk, then a console and a fleet on an emulated AWS account
 	@mkdir -p $(VAR)
 	@$(BIN)/python -m demo.disk $(VAR)/demo.img
 	@echo; echo "$$ $(BIN)/kumomori scan image $(VAR)/demo.img"; echo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +71,7 @@ def _instance_words(one: InstanceOut) -> tuple[str, ...]:
     policy = one.policy or "none" + (f": {one.unprotected}" if one.unprotected else "")
     if one.policy and one.unprotected:
         policy = f"{one.policy}: not protected, {one.unprotected}"
-    following = f"gone {ago(one.closed)}" if one.closed else ago(one.next_scan)
+    following = f"gone {ago(one.closed)}" if one.closed else _next(one)
     scanned = ago(one.last_scanned) or "never"
     return (
         one.instance.id,
@@ -80,6 +81,13 @@ def _instance_words(one: InstanceOut) -> tuple[str, ...]:
         found(one.last_result, one.open_findings, one.gaps),
         following,
     )
+
+
+def _next(one: InstanceOut) -> str:
+    """A time that has passed stands there until the next one is planned."""
+    if one.next_scan is None or (one.last_scanned is not None and one.last_scanned >= one.next_scan):
+        return ""
+    return ago(one.next_scan) if one.next_scan > datetime.now(UTC) else "due"
 
 
 @findings_app.callback()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 app = Typer(no_args_is_help=True, help="When scans are due, and holding them back.", rich_markup_mode=None)
 _LOOK_SECONDS: Final = 1.0
-_SHOWN: Final = 10  # characters of a scan's id, which is the same whenever it is planned again
+_SHOWN: Final = 8  # characters of a digest
 ScanArgument = Annotated[str, Argument(metavar="SCAN", help="Its id, or the beginning of it.", show_default=False)]
 Wait = Annotated[bool, Option("--wait", help="Wait until they have ended; Ctrl-C ends only the waiting.")]
 
@@ -91,8 +91,14 @@ def _words(one: ScanOut) -> tuple[str, ...]:
         result = f"{result} (image)"
     read = f"{one.blocks_read:,} {'changed' if one.mode == 'incremental' else 'of all'}" if one.mode else ""
     when = ago(one.ended or one.started) or ago(one.due)
-    price = f"${one.usd:.4f}" if one.usd else ""
-    return (one.id[:_SHOWN], names.short(one.machine), one.why.value, result, read, price, when)
+    price = f"${one.usd:.{6 if one.usd < 0.01 else 2}f}" if one.usd else ""
+    return (_short(one.id), names.short(one.machine), one.why.value, result, read, price, when)
+
+
+def _short(scan: str) -> str:
+    """Enough of an id to be typed: `instance-01234567` of planned scans, `01234567` of others."""
+    kind, dash, digest = scan.rpartition("-")
+    return kind + dash + digest[:_SHOWN]
 
 
 @with_console
