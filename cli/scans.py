@@ -80,16 +80,14 @@ def scans(
 
 
 def _print_scans(rows: Iterable[ScanOut], output_format: ListFormat) -> None:
-    titles = ("Scan!", "Machine!", "Why", "Result", "Blocks read", "Price", "When")
+    titles = ("Scan!", "Machine!", "Why", "Result", "Blocks", "Price", "When")
     print_list(rows, output_format, titles, _words, "scan")
 
 
 def _words(one: ScanOut) -> tuple[str, ...]:
     state = f"{one.state.value}: {one.step}" if one.step and one.ended is None else one.state.value
     result = found(one.result, one.findings, one.gaps) if one.result else state
-    if one.kind.value == "image":
-        result = f"{result} (image)"
-    read = f"{one.blocks_read:,} {'changed' if one.mode == 'incremental' else 'of all'}" if one.mode else ""
+    read = f"{one.blocks_read:,}{', full' if one.mode == 'full' else ''}" if one.mode else ""
     when = ago(one.ended or one.started) or ago(one.due)
     price = f"${one.usd:.{6 if one.usd < 0.01 else 2}f}" if one.usd else ""
     return (_short(one.id), names.short(one.machine), one.why.value, result, read, price, when)

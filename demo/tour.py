@@ -62,7 +62,6 @@ def _walk(tour: _Tour, remote: Remote, ready: Mapping[str, Any]) -> None:
     remote.do("clones", count=2)
     tour.wait(5)
     tour.run("scans", "--most", "3")
-    tour.run("gaps", "--instance", "web-1-clone-1", codes=(0, 3))
     tour.say("Somebody writes a web shell to web-1. The next scan reads only blocks that changed, and finds it.")
     shell = "<?php @eval(base64_decode($_POST['q'])); ?>"
     remote.do("change", machine="web-1", files={"/var/www/html/health.php": shell})

@@ -1,0 +1,151 @@
+"""`kumomori up` as a process: its console answers the other commands, and whatever ends it, the next one goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import KUMOMORI, Result, command
+
+pytestmark = pytest.mark.slow
+_SECONDS = 60.0
+_POLICY = """\
+apiVersion: kumomori/v1
+kind: Policy
+metadata: {name: all}
+settings: {scan: {at_launch: true}}
+"""
+
+
+class Up:
+    """Runs commands in one folder, as one user."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KUMOMORI_"))
+        }
+        self.environment |= {"XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "120"}
+
+    def __call__(self, *words: str | Path) -> Result:
+        return command(*words, cwd=self.folder, env=self.environment)
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        words = ("env", "--default-signal=INT", KUMOMORI, "up", "--listen", "127.0.0.1:0", "--workers", "1")
+        said = self.folder / "said"
+        with (
+            said.open("wb") as out,
+            subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=out, stderr=out) as process,
+        ):
+            try:
+                ends = time.monotonic() + _SECONDS
+                while b"Ctrl-C" not in said.read_bytes():
+                    assert process.poll() is None, said.read_text()
+                    assert time.monotonic() < ends, said.read_text()
+                    time.sleep(0.05)
+                yield process
+            finally:
+                process.kill()  # its processes die with it
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Up:
+    return Up(tmp_path)
+
+
+def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> int:
+    started = time.monotonic()
+    process.send_signal(number)
+    code = process.wait(_SECONDS)
+    assert time.monotonic() - started < 40
+    return code
+
+
+def test_a_day_with_it(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/all.yaml").write_text(_POLICY)
+    (tmp_path / "machines.jsonl").write_text("")
+    with up.running() as process:
+        token = next(
+            line.split()[1] for line in (tmp_path / "said").read_text().splitlines() if line.startswith("Token")
+        )
+        for path in (tmp_path / "var/kumomori").iterdir():
+            if path.is_file():
+                assert token.encode() not in path.read_bytes(), f"{path.name}: it was to be kept nowhere"
+        assert up("estate").code == 0
+        again = up("up")
+        assert again.code == 2
+        assert b"running already" in again.err
+        assert up("policy", "sync", "policies", "--dry-run").code == 3
+        assert up("policy", "apply", "policies", "--dry-run").code in {0, 3}
+        assert up("policy", "apply", "policies").code == 0
+        assert b"nothing to do" in up("policy", "sync", "policies").out
+        (tmp_path / "policies/all.yaml").write_text(_POLICY.replace("at_launch", "at_lunch"))
+        refused = up("policy", "sync", "policies")
+        assert refused.code == 1, refused
+        assert b"at_launch" in refused.out
+        assert up("cloud", "add", "file", "attic", "--instances", "machines.jsonl").code == 0
+        assert b"file://attic" in up("cloud", "list").out
+        assert up("schedule", "hold", "all", "--why", "we move").code == 0
+        assert b"we move" in up("schedule", "list").out
+        assert up("schedule", "release", "all").code == 0
+        assert up("token", "create", "ci", "--scope", "read", "--output", "ci.token").code == 0
+        reader = ("--token-file", "ci.token")
+        assert up("estate", *reader).code == 0
+        denied = up("cloud", "remove", "file://attic", *reader)
+        assert denied.code == 2
+        assert b"admin" in denied.err
+        assert up("findings").code == 0
+        assert up("gaps").code == 0
+        assert up("scans").code == 0
+        assert up("cloud", "remove", "file://attic").code == 0
+        assert _end(process, signal.SIGINT) == 0
+    away = up("estate")
+    assert away.code == 2
+    assert b"cannot be reached" in away.err
+
+
+def test_killed_it_goes_on_with_what_it_had(up: Up, tmp_path: Path) -> None:
+    with up.running() as process:
+        assert up("token", "create", "ci", "--scope", "read", "--output", "ci.token").code == 0
+        process.kill()
+        process.wait()
+    with up.running() as process:
+        assert "Token" not in (tmp_path / "said").read_text(), "only the first time"
+        assert b"ci" in up("token", "list").out
+        assert up("estate", "--token-file", "ci.token").code == 0
+        assert _end(process, signal.SIGTERM) == 143
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--listen", "0.0.0.0:0"), b"TLS"),
+        (("--listen", "nonsense"), b"write it like"),
+        (("--listen", "127.0.0.1:70000"), b"write it like"),
+        (("--data", "/dev/null"), b"data folder"),
+        (("--data", "what?"), b"names of a data folder"),
+    ],
+)
+def test_what_it_does_not_start_with(up: Up, words: tuple[str, ...], said: bytes) -> None:
+    result = up("up", *words)
+    assert result.code == 2
+    assert said in result.err
+    assert b"Traceback" not in result.err
+
+
+def test_a_port_that_is_taken(up: Up) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = up("up", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert result.code == 2
+    assert b"--listen" in result.err
