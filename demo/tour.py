@@ -118,12 +118,12 @@ class _Tour:
                 process.wait()
 
     def wait(self, instances: int) -> None:
-        """Until so many instances have been scanned, and no scan is under way."""
+        """Until so many instances have been scanned, and none is under way or about to be; what is due at night is not waited for."""
         ends = time.monotonic() + _SCAN_SECONDS
         while time.monotonic() < ends:
             rows = {name: self._rows(name) for name in ("estate", "scans")}
             scanned = sum(one["last_scan"] is not None for one in rows["estate"])
-            if scanned >= instances and all(one["ended"] is not None for one in rows["scans"]):
+            if scanned >= instances and all(one["ended"] or one["why"] == "schedule" for one in rows["scans"]):
                 return
             time.sleep(0.5)
         sys.stdout.write(f"after {_SCAN_SECONDS:.0f} s not all was scanned\n")

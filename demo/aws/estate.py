@@ -103,7 +103,9 @@ class Estate:
         made = []
         for one in range(1, count + 1):
             name = f"{of}-clone-{number + one - len(ORDER)}"
-            found = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=[_named(name)])
+            found = ec2.run_instances(
+                ImageId=image, InstanceType="t3.micro", MinCount=1, MaxCount=1, TagSpecifications=[_named(name)]
+            )
             instance = found["Instances"][0]["InstanceId"]
             devices = _volumes(ec2, instance)
             volumes = {
