@@ -16,6 +16,7 @@ from cli import (
     cache,
     diff,
     estate,
+    files,
     listing,
     overview,
     policy,
@@ -56,6 +57,7 @@ app.command("up", short_help="Start a console and a fleet on this machine.")(up.
 app.command("estate", short_help="Every machine that the console knows.")(overview.estate)
 app.add_typer(overview.findings_app, name="findings", short_help="What is wrong in the machines.")
 app.command("gaps", short_help="What could not be looked at.")(overview.gaps)
+app.command("files", short_help="Which machines have a file with this content.")(files.files)
 app.command("scans", short_help="Scans of the fleet, newest first.")(scans.scans)
 app.add_typer(scan.app, name="scan")
 app.add_typer(scans.app, name="schedule")

@@ -26,7 +26,7 @@ from core.errors import CloudError, ConfigError
 
 __all__ = ["ROUTES", "Console", "Refused", "Route"]
 
-_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Params = Mapping[str, str | int]
 T = TypeVar("T")
 D = TypeVar("D", bound=BaseModel)
@@ -54,6 +54,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "accept": Route("POST", "/v1/findings/accept", Scope.TRIAGE),
     "reopen": Route("POST", "/v1/findings/reopen", Scope.TRIAGE),
     "gaps": Route("GET", "/v1/gaps", Scope.READ),
+    "files": Route("GET", "/v1/files/{sha256}", Scope.READ),
     "scans": Route("GET", "/v1/scans", Scope.READ),
     "scan": Route("GET", "/v1/scans/{id}", Scope.READ),
     "report": Route("GET", "/v1/scans/{id}/report", Scope.READ),
@@ -76,6 +77,8 @@ ROUTES: Final[Mapping[str, Route]] = {
     "results": Route("POST", "/v1/fleets/{fleet}/results", Scope.FLEET),
     "compare": Route("POST", "/v1/fleets/{fleet}/compare", Scope.FLEET),
     "sightings": Route("POST", "/v1/fleets/{fleet}/sightings", Scope.FLEET),
+    "offer_file_set": Route("PUT", "/v1/fleets/{fleet}/file-sets/{digest}", Scope.FLEET),
+    "send_file_piece": Route("PUT", "/v1/fleets/{fleet}/file-sets/{digest}/pieces/{number}", Scope.FLEET),
 }
 
 
@@ -179,6 +182,10 @@ class Console:
         for found in self._pages(model.GapsPage, "gaps", _given(instance=instance), page):
             yield from found.items
 
+    def files(self, sha256: str, *, page: int = PAGE) -> Iterator[model.FileHolders]:
+        """Pages of who holds a content, by its SHA-256 in hex digits; each says for how many it is not known."""
+        yield from self._pages(model.FileHolders, "files", {}, page, path={"sha256": sha256})
+
     # scans
 
     def scans(
@@ -266,6 +273,14 @@ class Console:
     def sightings(self, fleet: str, sighting: model.Sighting) -> None:
         self._call("sightings", path={"fleet": fleet}, body=sighting)
 
+    def offer_file_set(self, fleet: str, digest: str, wanted: model.FileSetIn) -> model.FileSetOut:
+        """Asks whether the console has the set; once all pieces are there, this makes it one."""
+        return self._document(model.FileSetOut, "offer_file_set", path={"fleet": fleet, "digest": digest}, body=wanted)
+
+    def send_file_piece(self, fleet: str, digest: str, number: int, piece: model.FilePieceIn) -> None:
+        """Of a set that was offered; may be sent again. `Gone` if it was not offered, or long ago."""
+        self._call("send_file_piece", path={"fleet": fleet, "digest": digest, "number": str(number)}, body=piece)
+
     # how
 
     def _call(
@@ -283,11 +298,13 @@ class Console:
         adapter: TypeAdapter[list[D]] = TypeAdapter(list[kind])  # type: ignore[valid-type]  # mypy takes it for a variable
         return self._read(adapter.validate_json, self._call(name))
 
-    def _pages(self, kind: type[P], name: str, params: Params, size: int) -> Iterator[P]:
+    def _pages(
+        self, kind: type[P], name: str, params: Params, size: int, *, path: Mapping[str, str] | None = None
+    ) -> Iterator[P]:
         after: str | None = None
         while True:
             asked = {**params, "limit": size, **({} if after is None else {"after": after})}
-            found = self._document(kind, name, params=asked)
+            found = self._document(kind, name, params=asked, path=path)
             yield found
             if found.next is None:
                 return

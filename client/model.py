@@ -22,6 +22,8 @@ MOST_COMPARED: Final = 200_000  # instances of one account in one region
 MOST_REPORT_BYTES: Final = 24 << 20  # of one result, compressed
 MOST_REPORT_JSON_BYTES: Final = 256 << 20  # … and as JSON
 PAGE: Final = 1_000
+MOST_SET_HASHES: Final = 1 << 21  # distinct contents of one machine
+MOST_PIECE_HASHES: Final = 16_384  # in one request, added and removed each
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 ScanId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -29,6 +31,7 @@ Words = Annotated[str, StringConstraints(max_length=1_000)]
 Key = Annotated[
     str, StringConstraints(min_length=1, max_length=512)
 ]  # `str(Instance)` or `str(Image)`: cloud://account/region/id
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 60)]
 Usd = Annotated[float, Field(ge=0, le=1e9)]
 
@@ -306,6 +309,32 @@ class ResultIn(Document):
         None  # from the cloud: what the report calls read may have been known to hold nothing
     )
     base: tuple[Snapshot, ...] = ()  # kept as the next base
+    file_set: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""  # see `FileSetIn`; empty: not known
+
+
+class FileSetIn(Document):
+    """The distinct SHA-256 of the files of a machine: `count` of them, named by the SHA-256 of all of them, ascending, one after another.
+
+    With a `base`, the pieces say what is added to that set and removed from it; without, they are the set.
+    """
+
+    count: Annotated[int, Field(ge=0, le=MOST_SET_HASHES)]
+    base: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    pieces: Annotated[int, Field(ge=0, le=2 * MOST_SET_HASHES // MOST_PIECE_HASHES)]
+
+
+class FilePieceIn(Document):
+    """Hashes (32 bytes each, in base64), ascending, also from piece to piece."""
+
+    added: Annotated[str, StringConstraints(max_length=MOST_PIECE_HASHES * 44)] = ""
+    removed: Annotated[str, StringConstraints(max_length=MOST_PIECE_HASHES * 44)] = ""
+
+
+class FileSetOut(Document):
+    """`whole`: the console has it. `unknown`: it does not have the base. `wanted`: pieces are `missing`."""
+
+    state: Literal["whole", "unknown", "wanted"]
+    missing: tuple[int, ...] = ()
 
 
 class Compare(Document):
@@ -422,6 +451,26 @@ class GapsPage(Page):
 
 class Scans(Page):
     items: tuple[ScanOut, ...]
+
+
+class FileHolder(Document):
+    """An instance or an image that had the content when `scan` saw its disks, which was the last time."""
+
+    machine: Key
+    kind: ScanKind
+    scan: ScanId
+    seen: datetime
+
+
+class FileHolders(Page):
+    """Who holds a content now. Of the open `instances`, it is not known for those that were `never` scanned for it, and not sure for
+    those that have `gaps` and are not in `items`: what could not be read, or is too large, is in no set."""
+
+    sha256: Sha256
+    items: tuple[FileHolder, ...]
+    instances: Count
+    never: Count
+    gaps: Count
 
 
 class Schedule(Page):

@@ -11,7 +11,19 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from console.api import accounts, findings, fleets, gaps, health, instances, policies, scans, schedule, tokens
+from console.api import (
+    accounts,
+    files,
+    findings,
+    fleets,
+    gaps,
+    health,
+    instances,
+    policies,
+    scans,
+    schedule,
+    tokens,
+)
 from console.api.errors import add_handlers
 from console.api.requests import Requests
 from console.api.routes import SECURITY
@@ -32,6 +44,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     findings.api,
     gaps.api,
     scans.api,
+    files.api,
     fleets.api,
     policies.api,
     schedule.api,

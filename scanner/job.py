@@ -14,6 +14,7 @@ class Task(StrEnum):
     CAT = "cat"
     INVENTORY = "inventory"  # files for a manifest, hashed and not searched
     DIFF = "diff"
+    HASHES = "hashes"  # of the files in manifests
 
 
 @dataclass(frozen=True)

@@ -383,6 +383,14 @@ def diff_manifests(old: int, new: int, listener: Listener, *, max_memory_bytes: 
     return run([], job, timeout_seconds=timeout_seconds, listener=listener, support=support)
 
 
+def manifest_hashes(manifests: Sequence[int], listener: Listener, *, timeout_seconds: float) -> Outcome:
+    """The hashes of the files in manifests (descriptors), told to `listener.data`: the manifest's place among them (a byte), then
+    any number of SHA-256, in any order, also repeatedly."""
+    job = Job(task=Task.HASHES, jobs=1, memory_bytes=1 << 30)
+    support = Support(scanner=SCANNER, manifests=manifests)
+    return run([], job, timeout_seconds=timeout_seconds, listener=listener, support=support)
+
+
 def volume_reports(outcome: Outcome) -> Iterator[VolumeReport]:
     for volume in outcome.volumes.values():
         yield VolumeReport(

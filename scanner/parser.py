@@ -38,6 +38,7 @@ from scanner.job import Job, Task
 from scanner.lookup import Client
 from scanner.manifest.diff import diff
 from scanner.manifest.file import Reader
+from scanner.manifest.hashes import hashes_in
 from scanner.pipeline import HELD_BYTES, Pipeline, Settings
 from scanner.remote import Channels, RemotePart, RemoteSource
 from scanner.said import Work, dump_counts, repeat
@@ -113,8 +114,8 @@ class Parser:
         self._all = 0
 
     def run(self, fds: Sequence[int | None]) -> None:
-        if self._job.task is Task.DIFF:
-            self._diff()
+        if self._job.task in {Task.DIFF, Task.HASHES}:
+            self._diff() if self._job.task is Task.DIFF else self._hashes()
             return
         engine: dict[str, Any] = {}
         if self._job.task is Task.SCAN:
@@ -465,6 +466,18 @@ class Parser:
                 self._connection.sendall(frame(b"A", piece(0, {"changes": changes}).body))
                 changes, size = [], 0
         self._connection.sendall(frame(b"A", piece(0, {"changes": changes}).body))
+        self._send({"kind": "done", "bytes_read": 0, "blocks": 0})
+
+    def _hashes(self) -> None:
+        """Data frames: the number of a manifest (a byte), then hashes of its files, 32 bytes each."""
+        self._send({"kind": "working", "volume": 0})
+        for number, fd in enumerate(self._shared.manifests):
+            reader = Reader(FileSource(fd))
+            for volume in reader.volumes():
+                for chunk in reader.chunks(volume):
+                    found = b"".join(hashes_in(raw) for raw in reader.read(chunk))
+                    if found:
+                        self._connection.sendall(frame(b"D", bytes([number]) + found))
         self._send({"kind": "done", "bytes_read": 0, "blocks": 0})
 
     def _cat(self, indexed: Sequence[Indexed]) -> None:

@@ -245,6 +245,66 @@ gap = Table(  # of the last scan of each machine
     Column("scan", Name, nullable=False),
 )
 
+# What files hold, by SHA-256. A set is whole and never changes. With a base, its shards say how it differs from that, which has none.
+file_set = Table(
+    "file_set",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column(
+        "digest", sa.String(64), nullable=False, unique=True
+    ),  # SHA-256 of its members, ascending, one after another
+    Column("base", sa.BigInteger, ForeignKey("file_set.id"), index=True),
+    Column("count", sa.BigInteger, nullable=False),
+    Column("used", UtcDateTime, nullable=False),  # last offered
+    sqlite_autoincrement=True,
+)
+
+file_set_shard = (
+    Table(  # the members that begin with one byte, each 32 bytes, ascending; a shard without any has no row
+        "file_set_shard",
+        metadata,
+        Column("shard", sa.SmallInteger, primary_key=True, autoincrement=False),
+        Column("file_set", sa.BigInteger, ForeignKey("file_set.id"), primary_key=True, autoincrement=False),
+        Column("added", Bytes, nullable=False),
+        Column("removed", Bytes, nullable=False),
+        CheckConstraint("shard BETWEEN 0 AND 255", name="shard"),
+        Index("ix_file_set_shard_file_set", "file_set"),
+    )
+)
+
+file_set_offer = Table(  # a set on its way from a fleet
+    "file_set_offer",
+    metadata,
+    Column("fleet", Name, primary_key=True),
+    Column("digest", sa.String(64), primary_key=True),
+    Column("document", Json, nullable=False),  # FileSetIn
+    Column("offered", UtcDateTime, nullable=False),
+)
+
+file_set_piece = Table(
+    "file_set_piece",
+    metadata,
+    Column("fleet", Name, primary_key=True),
+    Column("digest", sa.String(64), primary_key=True),
+    Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    Column("added", Bytes, nullable=False),
+    Column("removed", Bytes, nullable=False),
+    ForeignKeyConstraint(["fleet", "digest"], ["file_set_offer.fleet", "file_set_offer.digest"], ondelete="CASCADE"),
+)
+
+machine_files = (
+    Table(  # which set a machine's last scan left; the set may not be there (yet): then nothing is known of its files
+        "machine_files",
+        metadata,
+        Column("machine", Key, primary_key=True),
+        Column("kind", sa.String(20), nullable=False),
+        Column("digest", sa.String(64), nullable=False, index=True),
+        Column("scan", Name, nullable=False),
+        Column("seen", UtcDateTime, nullable=False),
+        CheckConstraint("kind IN ('image', 'instance')", name="kind"),
+    )
+)
+
 policy_version = Table(
     "policy_version",
     metadata,

@@ -285,7 +285,9 @@ def end(
         update(scan).where(scan.c.id == scan_id).values(state=state, ended_ms=now, slot=None, step="", detail=detail)
     )
     connection.execute(delete(draft).where(draft.c.scan == scan_id))
-    connection.execute(insert(outbox).values(scan=scan_id, result=done.model_dump_json(), made_ms=now))
+    connection.execute(
+        insert(outbox).values(scan=scan_id, result=done.model_dump_json(), made_ms=now, file_set=done.file_set)
+    )
 
 
 def again(database: Database, connection: Connection, scan_id: str, detail: str, *, after_seconds: float = 0.0) -> None:

@@ -19,7 +19,7 @@ from client.model import FleetIn, FleetStatus, ResultIn, ScanProgress, ScanState
 from client.transport import for_good
 from core.errors import AccessDenied, ConfigError, Error, Throttled
 from core.text import printable
-from scanner.fleet import kept, orders
+from scanner.fleet import kept, orders, sets
 from scanner.fleet.clock import Offset
 from scanner.fleet.database import Database
 from scanner.fleet.line import Line, Said
@@ -191,6 +191,8 @@ class Link:
             self._refused(name, f"it is no result: {error.errors(include_url=False, include_input=False)[0]['msg']}")
             return None
         try:
+            if result.file_set and not self._send_set(name, result.file_set):
+                result = result.model_copy(update={"file_set": ""})
             self._line.console().results(self._settings.fleet, result)
         except Error as error:
             if for_good(error):
@@ -200,7 +202,18 @@ class Link:
             self._fence.guard(connection)
             now = self._database.now_ms(connection)
             connection.execute(update(outbox).where(outbox.c.scan == name).values(sent_ms=now, refused=None))
+            sets.forget(connection, result.file_set, now)
         return None
+
+    def _send_set(self, name: str, digest: str) -> bool:
+        """Whether the console has it now; a result goes without one that it will never take. Raises `Error`."""
+        try:
+            return sets.send(self._line.console(), self._settings.fleet, self._database, digest)
+        except Error as error:
+            if not for_good(error):
+                raise
+            self._said.note(f"what files hold of {name}: refused by the console: {error}")
+            return False
 
     def _refused(self, name: str, why: str) -> None:
         why = printable(why)[:1000] or "no reason given"

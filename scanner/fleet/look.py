@@ -18,7 +18,7 @@ from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanOrder
 from core.errors import CloudError, ConfigError, Corrupt, Error, Gone, LimitExceeded
 from core.estate import Snapshot
 from core.findings import Gap, GapReason, OnDisk
-from scanner.fleet import bases, moments
+from scanner.fleet import bases, moments, sets
 from scanner.fleet.bases import Base
 from scanner.fleet.clouds import Spent
 from scanner.fleet.context import Context
@@ -36,16 +36,23 @@ _GZIP_LEVEL: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`report` is that of `client.model.ResultIn`; `manifest_bytes` is 0 if there is no manifest in the store."""
+    """`report` and `file_set` are those of `client.model.ResultIn`; `manifest_bytes` is 0 if there is no manifest in the store."""
 
     report: str
     usd: float
     manifest_bytes: int
     blocks_fetched: int | None = None
+    file_set: str = ""
 
     def result(self, base: Sequence[Snapshot]) -> dict[str, Any]:
         """Fields of `ResultIn`."""
-        return {"report": self.report, "usd": self.usd, "blocks_fetched": self.blocks_fetched, "base": tuple(base)}
+        return {
+            "report": self.report,
+            "usd": self.usd,
+            "blocks_fetched": self.blocks_fetched,
+            "base": tuple(base),
+            "file_set": self.file_set,
+        }
 
 
 def draft_of(connection: Connection, scan_id: str, attempt: int) -> Found | None:
@@ -56,7 +63,12 @@ def draft_of(connection: Connection, scan_id: str, attempt: int) -> Found | None
 
 def store_draft(context: Context, scan_id: str, attempt: int, found: Found) -> None:
     facts = json.dumps(
-        {"usd": found.usd, "manifest_bytes": found.manifest_bytes, "blocks_fetched": found.blocks_fetched}
+        {
+            "usd": found.usd,
+            "manifest_bytes": found.manifest_bytes,
+            "blocks_fetched": found.blocks_fetched,
+            "file_set": found.file_set,
+        }
     )
     row = {"attempt": attempt, "facts": facts, "report": found.report}
     with context.database.write() as connection:
@@ -89,7 +101,9 @@ def look(
                 context.fence.check()
                 size = context.objects.put(token + bases.SUFFIX, options.manifest)
         moments.at("scan:put")
-    return Found(packed(to_json(report)), spent.usd, size, spent.blocks)
+        held = sets.made(context, folder, options.manifest, folder / "base")
+        moments.at("scan:set")
+    return Found(packed(to_json(report)), spent.usd, size, spent.blocks, held)
 
 
 @contextmanager
@@ -125,7 +139,7 @@ def options_of(order: ScanOrder, context: Context, folder: Path) -> ScanOptions:
         accepted=frozenset(GapReason(one) for one in accepted if one in set(GapReason)),
         cache=context.folder / "verdicts",
         machine=order.machine,
-        manifest=folder / "manifest" if order.place.cloud != "file" else None,
+        manifest=folder / "manifest",
     )
 
 

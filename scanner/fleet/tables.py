@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
 
 metadata: Final = MetaData()
 
@@ -113,7 +126,30 @@ outbox: Final = Table(
     Column("tries", Integer, nullable=False, server_default="0"),
     Column("try_ms", BigInteger, nullable=False, server_default="0"),  # not again before
     Column("refused", String(1000)),  # why the console will never take it
+    Column("file_set", String(64), nullable=False, server_default=""),  # which goes to the console before
     Index("outbox_by_turn", "sent_ms", "made_ms"),
+)
+
+# The distinct contents of a machine's files, until the console has them: see `sets.py`.
+file_set: Final = Table(
+    "file_set",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("base", String(64), nullable=False),  # of the machine's base; empty: none
+    Column("pieces", Integer, nullable=False),
+    Column("base_pieces", Integer, nullable=False),  # of how it differs from its base
+    Column("made_ms", BigInteger, nullable=False),
+)
+
+file_piece: Final = Table(
+    "file_piece",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("base", String(64), primary_key=True),  # from which it differs so; empty: it is all of the set
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("added", LargeBinary, nullable=False),
+    Column("removed", LargeBinary, nullable=False),
 )
 
 # Words that must outlive every process, by name: see `kept.py`.

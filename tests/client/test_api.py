@@ -119,6 +119,12 @@ CALLS: list[tuple[str, Callable[[Console], Any], Any, str]] = [
     ("register", lambda c: c.register(model.FleetIn(name="default")), FLEET, "/v1/fleets/default"),
     ("orders", lambda c: c.orders("default", after=7), {"now": NOW.isoformat(), "orders": [], "accounts": []},
      "/v1/fleets/default/orders?after=7&wait_seconds=20"),
+    ("files", lambda c: list(c.files("0" * 64)), {"sha256": "0" * 64, "items": [], "instances": 0, "never": 0, "gaps": 0},
+     f"/v1/files/{'0' * 64}?limit=1000"),
+    ("offer_file_set", lambda c: c.offer_file_set("default", "0" * 64, model.FileSetIn(count=0, pieces=0)), {"state": "whole"},
+     f"/v1/fleets/default/file-sets/{'0' * 64}"),
+    ("send_file_piece", lambda c: c.send_file_piece("default", "0" * 64, 3, model.FilePieceIn()), None,
+     f"/v1/fleets/default/file-sets/{'0' * 64}/pieces/3"),
     ("compare", lambda c: c.compare("default", PLACE), {"wanted": ["i-1"], "closed": 0}, "/v1/fleets/default/compare"),
 ]  # fmt: skip
 
@@ -262,7 +268,7 @@ def test_the_console_may_think_it_over_for_as_long_as_it_was_allowed(server: Ser
             console.orders("default", wait_seconds=0)
 
 
-@pytest.mark.parametrize("word", ["..", "a/b", "", "a?b", "a b", "-", "x" * 64, "a%2fb", "é"])
+@pytest.mark.parametrize("word", ["..", "a/b", "", "a?b", "a b", "-", "x" * 65, "a%2fb", "é"])
 def test_what_can_be_no_name_is_not_sent(server: Server, console: Console, word: str) -> None:
     with pytest.raises(ConfigError):
         console.scan(word)

@@ -29,6 +29,7 @@ DOCUMENTED = {
     ("POST", "/v1/findings/accept"): "triage",
     ("POST", "/v1/findings/reopen"): "triage",
     ("GET", "/v1/gaps"): "read",
+    ("GET", "/v1/files/{sha256}"): "read",
     ("GET", "/v1/scans"): "read",
     ("GET", "/v1/scans/{id}"): "read",
     ("GET", "/v1/scans/{id}/report"): "read",
@@ -41,10 +42,21 @@ DOCUMENTED = {
     ("GET", "/v1/fleets/{fleet}/orders"): "fleet",
     ("POST", "/v1/fleets/{fleet}/status"): "fleet",
     ("POST", "/v1/fleets/{fleet}/results"): "fleet",
+    ("PUT", "/v1/fleets/{fleet}/file-sets/{digest}"): "fleet",
+    ("PUT", "/v1/fleets/{fleet}/file-sets/{digest}/pieces/{number}"): "fleet",
     ("POST", "/v1/fleets/{fleet}/compare"): "fleet",
     ("POST", "/v1/fleets/{fleet}/sightings"): "fleet",
 }
-PATHS = {"name": "nobody", "cloud": "aws", "account": "1", "id": "unknown", "fleet": "default"}
+PATHS = {
+    "name": "nobody",
+    "cloud": "aws",
+    "account": "1",
+    "id": "unknown",
+    "fleet": "default",
+    "sha256": "0" * 64,
+    "digest": "0" * 64,
+    "number": 0,
+}
 
 
 def described(app: FastAPI) -> dict[tuple[str, str], dict[str, Any]]:
@@ -119,6 +131,8 @@ def test_a_route_without_a_scope_cannot_be_made() -> None:
         ("POST", "/v1/fleets/other/compare"),
         ("POST", "/v1/fleets/other/sightings"),
         ("POST", "/v1/fleets/other/status"),
+        ("PUT", f"/v1/fleets/other/file-sets/{'0' * 64}"),
+        ("PUT", f"/v1/fleets/other/file-sets/{'0' * 64}/pieces/0"),
     ],
 )
 def test_a_fleets_token_is_good_for_that_fleet_alone(fleet: httpx.Client, method: str, path: str) -> None:

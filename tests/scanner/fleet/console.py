@@ -114,6 +114,10 @@ class FakeConsole:
                 self._sight(Sighting.model_validate_json(body))
         return None
 
+    def answer_path(self, parts: list[str], body: bytes) -> Any:
+        """Of routes that have more than a fleet in their path."""
+        return None
+
     def _compare(self, listing: Compare) -> Compared:
         with self.changed:
             self.compares.append(listing)
@@ -167,7 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
             if name != "health" and self.headers.get("Authorization") != f"Bearer {console.token}":
                 self._reply(401, b'{"error": "no such token"}')
                 return
-            found = console.answer(name, fleet, query, body)
+            deep = name == "file-sets"
+            found = console.answer_path(parts, body) if deep else console.answer(name, fleet, query, body)
             for after in list(console.after):
                 after(name, body)
         except Cut:
