@@ -24,6 +24,7 @@ from bench.plot import Bar
 from bench.policies import policies
 from bench.reconcile import reconciling
 from bench.sections import first_scan, listing, million_files, read_and_hash
+from bench.sets import Shape, sets
 from bench.system import machine
 from bench.twice import first_scans, later_scans, plot
 
@@ -37,6 +38,7 @@ POLICIES_PAGE: Final = DOCS / "bench-policies.md"
 RECONCILE_PAGE: Final = DOCS / "bench-reconcile.md"
 FLEET_PAGE: Final = DOCS / "bench-fleet.md"
 CONSOLE_PAGE: Final = DOCS / "bench-console.md"
+SETS_PAGE: Final = DOCS / "bench-sets.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Sizes:
     console_instances: int = 50_000
     console_results: int = 1_000
     reconcile_instances: int = 50_000
+    set_machines: int = 1000
 
 
 _NEED_ROOT: Final = ("scans", "twice")
@@ -87,6 +90,7 @@ QUICK: Final = Sizes(
     console_instances=2_000,
     console_results=50,
     reconcile_instances=2_000,
+    set_machines=30,
 )
 
 
@@ -179,6 +183,17 @@ def measure_console(sizes: Sizes, tell: Callable[[str], None]) -> str:
     return "\n".join([_head("Console", start), text])
 
 
+def measure_sets(sizes: Sizes, tell: Callable[[str], None]) -> str:
+    """The page on file sets, in Markdown. Needs PostgreSQL."""
+    from tests.postgres import server  # noqa: PLC0415  as above
+
+    start = os.getloadavg()[0]
+    with server() as postgres:
+        text = sets(postgres.database(), Shape(machines=sizes.set_machines)).markdown()
+    tell("\n" + text)
+    return "\n".join([_head("Which machines hold a content", start), text])
+
+
 def _head(title: str, start: float) -> str:
     return (
         f"# {title}\n\n"
@@ -194,7 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small images, under two minutes; writes no page")
     parser.add_argument("--work", type=Path, help="where the images are kept for the next run (default: not kept)")
     parser.add_argument("--rounds", type=int, help="of each alternating measurement")
-    parser.add_argument("--only", choices=(*_NEED_ROOT, *_NEED_NONE), help="one of the pages")
+    parser.add_argument(
+        "--only",
+        choices=(*_NEED_ROOT, *_NEED_NONE, "scans", "twice", "blocks", "inventory", "policies", "fleet", "sets"),
+        help="one of the pages",
+    )
     parser.add_argument("--output", type=Path, help=f"page to write (default: docs/{PAGE.name}; with --quick none)")
     chosen = parser.parse_args(arguments)
     if os.geteuid() != 0 and chosen.only not in _NEED_NONE:
@@ -251,6 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = measure_console(sizes, _tell)
             if not chosen.quick:
                 CONSOLE_PAGE.write_text(text)
+        if chosen.only in {None, "sets"}:
+            text = measure_sets(sizes, _tell)
+            if not chosen.quick:
+                SETS_PAGE.write_text(text)
     return 0
 
 
