@@ -56,8 +56,7 @@ def read_estate(path: Path) -> Iterator[Instance]:
         raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from None
     if not seen:
         raise ConfigError(
-            f"{printable(str(path))}: holds no instances, so nothing can be counted; "
-            "write them there with `kumomori instances --format jsonl`"
+            f"{printable(str(path))}: holds no instances; write one a line, as `kumomori instances --format jsonl` prints them"
         )
 
 

@@ -11,7 +11,7 @@ from console.store.database import Database
 from console.store.migrate import upgrade
 from tests.postgres import Postgres
 
-KINDS = ("sqlite", "postgresql")
+KINDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
 
 
 @pytest.fixture(params=KINDS)

@@ -179,6 +179,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5000), JSON, max_size=30))
 def test_evidence_is_bounded(evidence: dict[str, Any]) -> None:
     kept = bounded(evidence)

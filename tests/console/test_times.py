@@ -123,6 +123,7 @@ def test_an_opening_is_inside_its_window(zone: str, days: list[str], start: str,
         assert within(window, found.start + (found.end - found.start) * part / 5)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     zone=st.sampled_from(ZONES),

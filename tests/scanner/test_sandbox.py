@@ -391,6 +391,7 @@ def test_progress_is_told(disk: Path) -> None:
     assert max(one.files for one in listener.figures) <= sum(one.files for one in outcome.volumes.values())
 
 
+@pytest.mark.slow
 def test_a_file_with_too_much_to_say_is_a_gap_and_keeps_its_first_findings(tmp_path: Path) -> None:
     virus = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
     deep = b"/" + b"d" * 250 + b"/" + b"e" * 250

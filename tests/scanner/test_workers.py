@@ -168,6 +168,7 @@ def test_one_that_is_not_survived(act: Callable[[], object], reason: GapReason, 
     assert children() <= before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_many_that_are_not_survived(seed: int) -> None:
     chance = random.Random(seed)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from demo.aws import EmulatedAws
 from tests.demo.aws.tools import refused
 
 ACCOUNT = "343434343434"
 
 
+@pytest.mark.slow
 def test_a_crowd_is_listed_like_real_instances(aws: EmulatedAws) -> None:
     aws.crowd(2500, ACCOUNT)
     ec2 = aws.client("ec2", ACCOUNT)

@@ -68,6 +68,7 @@ def test_policies_that_are_not_understood_are_refused(bad: dict[str, Any]) -> No
         Policy({"Statement": [bad]})
 
 
+@pytest.mark.slow
 def test_a_role_is_held_to_its_policy(aws: EmulatedAws) -> None:
     """Snapshots only with our tag, deletes only what has it, reads only what has it."""
     instance, (volume,) = run(aws, 1)

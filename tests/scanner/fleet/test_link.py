@@ -103,6 +103,7 @@ def test_an_order_twice(desk: Desk) -> None:
     assert desk.scans() == {"s-1": "running"}
 
 
+@pytest.mark.slow
 def test_a_console_that_lost_its_database(desk: Desk, console: FakeConsole) -> None:
     console.order_scan("s-1")
     console.order_scan("s-2")
@@ -203,6 +204,7 @@ def test_what_the_console_refuses_is_kept_and_blocks_nothing(desk: Desk, console
     assert any("bad: refused by the console and kept: that cannot be" in line for line in desk.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -254,6 +256,7 @@ def test_a_result_that_is_none(desk: Desk, console: FakeConsole) -> None:
     assert once(console.results) == {"s-1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

@@ -208,6 +208,7 @@ def left(desk: Desk) -> int:
         )
 
 
+@pytest.mark.slow
 def test_differences_are_sent_and_before_the_result(desk: Desk, console: SetsConsole, tmp_path: Path) -> None:
     image = range(2000)
     first = finished(desk, tmp_path, "s-1", image)

@@ -158,6 +158,7 @@ def test_a_slot_is_not_taken_over_inside_a_guarded_transaction(database: Databas
     other.close()
 
 
+@pytest.mark.slow
 def test_it_renews_by_itself_and_stops(database: Database) -> None:
     with Fence(database, taken(database, lease=1)) as fence:
         time.sleep(2.5)

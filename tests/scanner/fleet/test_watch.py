@@ -232,6 +232,7 @@ def test_from_event_to_console(cloud: Cloud, console: FakeConsole) -> None:
         assert len(console.compares) == 1
 
 
+@pytest.mark.slow
 def test_events_twice_in_any_order_and_forged(cloud: Cloud, console: FakeConsole) -> None:
     url = cloud.queue()
     (launched,) = cloud.launch()
@@ -366,7 +367,7 @@ def test_a_file_that_changes_is_read_again(cloud: Cloud, console: FakeConsole, s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        pytest.param("", "no machine in it", id="empty"),
+        pytest.param("", "holds no instances", id="empty"),
         pytest.param(machine("a") + "{\n", "no JSON", id="cut"),
         pytest.param(machine("a") + machine("a"), "stands in line 1 already", id="twice"),
         pytest.param(machine("a", "../x"), "its region may have", id="odd-region"),

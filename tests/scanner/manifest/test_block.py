@@ -45,6 +45,7 @@ def blocks(draw: st.DrawFn) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(blocks())
 def test_what_was_written_is_read(rows: list[Row]) -> None:
