@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from console.app import create_app
 from console.context import Console
@@ -22,6 +23,29 @@ from core.errors import ConfigError
 
 _START_SECONDS: Final = 60.0
 _BACKLOG: Final = 512
+_HEAD_SECONDS: Final = 20.0
+
+
+class _Http(H11Protocol):
+    """Who connects and then sends no request, or none to its end, is cut off: else a stranger could take all connections.
+
+    h11 also bounds how large the head of a request may be (64 KiB).
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._look_later(None)
+
+    def _look_later(self, seen: object) -> None:
+        asyncio.get_running_loop().call_later(_HEAD_SECONDS, self._look, seen)
+
+    def _look(self, seen: object) -> None:
+        """`seen` is the request that had ended when it was looked the last time; None: there was none yet."""
+        waits = self.cycle is None or self.cycle.response_complete
+        if self.transport.is_closing() or (waits and self.cycle is seen):
+            self.transport.close()
+        else:
+            self._look_later(self.cycle if waits else self)
 
 
 class _Server(uvicorn.Server):
@@ -46,6 +70,7 @@ def _server(settings: Settings, app: FastAPI, ready: Callable[[], None]) -> _Ser
     console: Console = app.state.console
     config = uvicorn.Config(
         app,
+        http=_Http,
         log_config=None,  # its access log would write addresses with their queries down; ours has no such thing
         access_log=False,
         server_header=False,

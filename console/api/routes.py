@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import nullcontext
@@ -22,6 +23,8 @@ SCOPE: Final = "x-scope"
 NOBODY: Final = "none"  # the scope of a route that needs no token
 MOST_BODY: Final = "x-most-body-bytes"
 MOST_BODY_BYTES: Final = 1 << 20  # where a route does not say more
+_BODY_SECONDS: Final = 30.0  # for a body, and a second more for each …
+_BODY_BYTES_PER_SECOND: Final = 64 << 10
 SECURITY: Final = "token"  # the name of the scheme in the OpenAPI document
 _COMMON: Final = (401, 403, 422, 429, 503)
 
@@ -71,16 +74,27 @@ def _is_small(request: Request) -> bool:
 
 
 def _limited(request: Request, most: int) -> Receive:
-    """Bodies are read up to `most` bytes, whatever they say of their length."""
+    """Bodies are read up to `most` bytes, whatever they say of their length, and not from who only drips: few large ones are read at once."""
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said[:30]) > most:
         raise HTTPException(413)
     receive = request.receive
     left = most
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + _BODY_SECONDS
+    whole = False
 
     async def limited() -> Message:
-        nonlocal left
-        message = await receive()
+        nonlocal left, ends, whole
+        if whole:  # what comes now is that the client has left
+            return await receive()
+        try:
+            async with asyncio.timeout_at(ends):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(503, "the body came too slowly", _retry(_BODY_SECONDS)) from None
+        whole = not message.get("more_body", False)
+        ends += len(message.get("body", b"")) / _BODY_BYTES_PER_SECOND
         left -= len(message.get("body", b""))
         if left < 0:
             raise HTTPException(413)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from client.model import Health
+from client.model import Health, Scope, TokenIn
+from console import serve
+from console.api import routes
 from console.clock import now
+from console.context import MOST_LARGE
 from console.guesses import Guesses
 from console.serve import Running, main
 from console.settings import PREFIX, Settings, from_environment
-from console.store import tables
+from console.store import tables, tokens
 from console.wake import Wake
 from core.errors import ConfigError
 from tests.console.made import enrol, finding, scanned
@@ -144,3 +148,75 @@ def test_what_was_accepted_for_a_time_is_opened_by_itself(tmp_path: Path) -> Non
             time.sleep(0.02)
             with running.console.database.read() as connection:
                 state = str(connection.execute(sa.select(tables.finding.c.state)).scalar())
+
+
+def _cut_off(sent: bytes, address: tuple[str, int], seconds: float = 10) -> tuple[bytes, float]:
+    """What a connection answers that sends `sent` and then a byte now and then, and after how long it is closed."""
+    began = time.monotonic()
+    answered = b""
+    with socket.create_connection(address, timeout=0.2) as client:
+        client.sendall(sent)
+        while time.monotonic() - began < seconds:
+            try:
+                part = client.recv(65536)
+                answered += part
+                if not part:
+                    break
+                continue
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                break
+            with suppress(ConnectionError):
+                client.sendall(b"x")
+    return answered, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"GET /health HT", id="half-a-line"),
+        pytest.param(b"GET /health HTTP/1.1\r\nHost: x\r\nA: ", id="half-a-head"),
+        pytest.param(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /he", id="half-the-second"),
+        pytest.param(b"PUT /v1/policies HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n", id="body-without-token"),
+    ],
+)
+def test_who_sends_no_whole_request_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(serve, "_HEAD_SECONDS", 0.5)
+    with Running(settings(tmp_path)) as running:
+        address = ("127.0.0.1", int(running.address.rpartition(":")[2]))
+        assert _cut_off(sent, address)[1] < 5
+
+
+def test_who_waits_for_orders_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_HEAD_SECONDS", 0.3)
+    with Running(settings(tmp_path)) as running:
+        with running.console.database.write() as connection:
+            fleet = TokenIn(name="fleet", scopes=(Scope.FLEET,), fleet="default")
+            secret = tokens.make(connection, fleet, "test").secret
+        with httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"}) as client:
+            for _ in range(2):
+                assert client.get("/v1/fleets/default/orders", params={"wait_seconds": 1.5}).status_code == 200
+
+
+def test_slow_bodies_do_not_keep_out_those_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a few large bodies are read at once: whoever may ask for a dry run must not hold those places for good."""
+    monkeypatch.setattr(routes, "_BODY_SECONDS", 0.5)
+    with Running(settings(tmp_path)) as running:
+        with running.console.database.write() as connection:
+            secret = tokens.make(connection, TokenIn(name="reader", scopes=(Scope.READ,)), "test").secret
+        address = ("127.0.0.1", int(running.address.rpartition(":")[2]))
+        head = f"POST /v1/policies/dry-run HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n"
+        slow = f"{head}Content-Type: application/json\r\nContent-Length: 2000000\r\n\r\n".encode()
+        threads = [threading.Thread(target=_cut_off, args=(slow, address, 4)) for _ in range(MOST_LARGE)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        chunks = iter([b'{"documents": {}}'])
+        headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+        answer = httpx.post(f"{running.address}/v1/policies/dry-run", content=chunks, headers=headers, timeout=3)
+        assert answer.status_code == 422
+        assert b"503" in _cut_off(slow, address, 3)[0]
+        for thread in threads:
+            thread.join()
