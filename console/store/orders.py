@@ -172,11 +172,13 @@ def fetch(database: Database, fleet: str, after: int, now: datetime) -> tuple[Or
 
 
 def _after(connection: Connection, fleet: str, after: int) -> list[Any]:
-    table = tables.order
+    """Nothing of scans that have ended: a fleet that lost its database asks from the first on, and would do all of them again."""
+    table, scan = tables.order, tables.scan
     return list(
         connection.execute(
             sa.select(table)
-            .where(table.c.fleet == fleet, table.c.number > after)
+            .outerjoin(scan, scan.c.id == table.c.scan)
+            .where(table.c.fleet == fleet, table.c.number > after, scan.c.ended.is_(None))
             .order_by(table.c.number)
             .limit(MOST_AT_ONCE)
         )

@@ -12,9 +12,9 @@ from client.model import ScanIn, ScanKind, ScanOrder, ScanState, Why
 from console.clock import now
 from console.nopolicies import NoPolicies
 from console.problems import Refused
-from console.store import orders, scans, tables
+from console.store import orders, results, scans, tables
 from console.store.database import Database
-from tests.console.made import FLEET, PLACE, enrol, instance, key, ordered
+from tests.console.made import FLEET, PLACE, ended, enrol, instance, key, ordered, result
 
 
 def wanted(scan: str, id_: str = "i-1") -> ScanOrder:
@@ -196,3 +196,19 @@ def test_scans_that_cannot_be(database: Database, id_: str, status: int) -> None
     with database.write() as connection, pytest.raises(Refused) as caught:
         scans.start(connection, ScanIn(instances=(key("i-1"), key(id_))), NoPolicies(), "me", now())
     assert caught.value.status == status
+
+
+def test_a_fleet_that_lost_its_database_does_nothing_again(database: Database) -> None:
+    """It asks for orders from the first on: of scans that have ended there are none, however many there were."""
+    done, failed, open_ = ordered(database, "i-1"), ordered(database, "i-2"), "open"
+    orders.fetch(database, FLEET, 0, now())
+    with database.write() as connection:
+        scans.tell(connection, done, "pause", "me", now())
+        scans.tell(connection, failed, "stop", "me", now())
+        orders.order_scans(connection, FLEET, [wanted(open_)], now())
+    results.take(database, FLEET, result(done), now())
+    results.take(database, FLEET, ended(failed, ScanState.STOPPED), now())
+    assert [(one.kind, one.scan) for one in orders.fetch(database, FLEET, 0, now())] == [
+        ("reconcile", None),
+        ("scan", open_),
+    ]
