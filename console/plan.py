@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from client.model import ENDED, ScanState, Why
 from console import planner
 from console.api.requests import line
+from console.clock import ASTRAY
 from console.clock import now as clock
 from console.planner import Hold, LastScan, Machine, OpenScan, Plan, Rules
 from console.policies import Resolution, StoredPolicies
@@ -135,7 +136,7 @@ class Turns:
             return True
         with self._database.read() as connection:
             row = connection.execute(sa.select(tables.lease).where(tables.lease.c.name == _LEASE_NAME)).first()
-        if row is not None and row.holder != self._holder and row.until > now:
+        if row is not None and row.holder != self._holder and now < row.until <= now + ASTRAY:
             self._until = None
             return False
         with self._database.write() as connection:
@@ -148,7 +149,7 @@ class Turns:
         upsert = insert.values(name=_LEASE_NAME, holder=self._holder, until=now + LEASE).on_conflict_do_update(
             index_elements=["name"],
             set_={"holder": self._holder, "until": now + LEASE},
-            where=sa.or_(table.c.holder == self._holder, table.c.until <= now),
+            where=sa.or_(table.c.holder == self._holder, table.c.until <= now, table.c.until > now + ASTRAY),
         )
         ours = connection.execute(upsert.returning(table.c.name)).first() is not None
         self._until = now + LEASE if ours else None
@@ -216,6 +217,7 @@ def _due(connection: Connection, version: int, now: datetime) -> list[str]:
         (table.c.changed.is_(True),),
         (is_open, table.c.look.is_(None)),
         (is_open, table.c.look <= now),
+        (is_open, table.c.look > now + planner.LATEST_LOOK + ASTRAY),
         (is_open, table.c.policy_version < version),
     ):
         if len(keys) < BATCH:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from client.model import ENDED, ScanKind, ScanOrder, ScanState, Why
+from console.clock import ASTRAY
 from console.times import Clockwork, Opening, offset_seconds, opening
 from core.estate import Instance, InstanceState
 from core.text import printable
@@ -26,6 +27,7 @@ from core.text import printable
 HORIZON: Final = timedelta(hours=24)
 NEW: Final = timedelta(hours=1)
 LATE: Final = timedelta(hours=1)
+LATEST_LOOK: Final = timedelta(hours=24)  # an open machine is planned again by then, whatever is known of it
 _AGAIN: Final = timedelta(minutes=5)  # what changes without anybody telling
 _SOON: Final = timedelta(seconds=1)  # an image's scan is looked at, the rarer the longer it takes
 _LATER: Final = timedelta(seconds=30)
@@ -259,7 +261,8 @@ class _Planner:
             self.plan.resumes.append(scan.id)
         if waits and held is not None and not scan.held:
             self.plan.pauses.append(scan.id)
-        if held is None and (left or (waits and (scan.settings != one.rules.settings or scan.fleet != one.fleet))):
+        other = scan.settings != one.rules.settings or scan.fleet != one.fleet or self._astray(due)
+        if held is None and (left or (waits and other)):
             due = self._changed(one, scan)
         look = self.now + _AGAIN
         if waits and due > self.now:
@@ -272,7 +275,7 @@ class _Planner:
         settings = one.rules.settings
         due = scan.due
         name = "scan.settle_seconds" if scan.why is Why.LAUNCH else "scan.schedule"
-        if due > self.now and scan.settings.get(name) != settings.get(name):
+        if due > self.now and (scan.settings.get(name) != settings.get(name) or self._astray(due)):
             due = self._launch(one) if scan.why is Why.LAUNCH else self._due(one)
         opens = self._opening(one, due)
         new = self._scan_order(one, scan.why, opens, before=scan.id)
@@ -312,18 +315,23 @@ class _Planner:
 
     def _launch(self, one: Machine) -> datetime:
         settle = timedelta(seconds=int(one.rules.settings.get("scan.settle_seconds") or 0))
-        return min(one.instance.launched or one.first_seen, one.first_seen).replace(microsecond=0) + settle
+        seen = min(one.first_seen, self.now)
+        return min(one.instance.launched or seen, seen).replace(microsecond=0) + settle
 
     def _due(self, one: Machine) -> datetime:
         """By the schedule; of one that was never scanned or is long overdue, within the next `spread_seconds`."""
         schedule = one.rules.settings["scan.schedule"]
         spread = timedelta(seconds=offset_seconds(one.key, int(schedule.get("spread_seconds", 0))))
         if one.last is None and not self._is_new(one):
-            due = one.first_seen.replace(microsecond=0) + spread
+            due = min(one.first_seen, self.now).replace(microsecond=0) + spread
         else:
             since = one.first_seen if one.last is None else one.last.ended or self.now
-            due = self.clockwork.due_after(schedule, one.key, since)
+            due = self.clockwork.due_after(schedule, one.key, min(since, self.now))
         return due if due > self.now - LATE else self.now.replace(microsecond=0) + spread
+
+    def _astray(self, due: datetime) -> bool:
+        """Nothing is ordered so far ahead: the clock was wrong when it was."""
+        return due > self.now + HORIZON + ASTRAY
 
     def _opening(self, one: Machine, due: datetime) -> Opening:
         """When it may start; what is overdue keeps its time if the window is open now."""
@@ -343,7 +351,7 @@ class _Planner:
             self.images[one.image] = LastScan(order.scan, ScanState.ORDERED, self.now, None)
             return True
         timeout = timedelta(seconds=int(one.rules.settings.get("scan.timeout_seconds") or 0) or 6 * 3600)
-        return last.state not in ENDED and self.now - last.ordered < timeout
+        return last.state not in ENDED and -ASTRAY < self.now - last.ordered < timeout
 
     def _scan_order(self, one: Machine, why: Why, opens: Opening, before: str | None = None) -> ScanOrder:
         last = one.last.id if one.last else ""
@@ -414,6 +422,8 @@ class _Planner:
     def _state(self, one: Machine, mode: str, unprotected: str, due: datetime | None, look: datetime) -> None:
         """`look` is brought forward to where the policy or the age of the last scan says something else."""
         changes = one.rules.changes
+        if not one.closed:
+            look = min(look, self.now + LATEST_LOOK)
         if changes is not None and changes > self.now:
             look = min(look, changes)
         most = one.rules.settings.get("scan.max_age_seconds")

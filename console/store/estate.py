@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from client.digest import digest
 from client.model import ENDED, Compare, Compared, ScanState, Sighting
+from console.clock import ASTRAY
 from console.problems import Refused
 from console.store import orders, tables
 from console.store.database import Database
@@ -58,14 +59,14 @@ def compare(database: Database, fleet: str, listing: Compare, now: datetime) -> 
             ).where(*_in(tables.instance, place))
         ).all()
         last = connection.execute(sa.select(tables.place.c.reconciled).where(*_in(tables.place, place))).scalar()
-    late = last is not None and last > listed
+    late = last is not None and listed < last <= now + ASTRAY
     digests = listing.digests
     current: set[str] = set()
     vanished = []
     for id_, key, seen_digest, state, is_open, last_seen in known:
         given = digests.get(id_)
         if given is None:
-            if is_open and last_seen < listed:
+            if is_open and not listed <= last_seen <= now + ASTRAY:
                 vanished.append(key)
         elif given == seen_digest and (is_open or state == _TERMINATED):
             current.add(id_)
@@ -119,7 +120,7 @@ def sight(database: Database, fleet: str, sighting: Sighting, now: datetime) -> 
             old = known.get(key)
             if old is None:
                 new.append(rows[key])
-            elif seen < old.last_seen:
+            elif seen < old.last_seen <= now + ASTRAY:
                 continue  # an older sighting that comes late
             elif old.digest == rows[key]["digest"] and (old.closed is None or rows[key]["state"] == _TERMINATED):
                 same.append(key)
@@ -128,7 +129,8 @@ def sight(database: Database, fleet: str, sighting: Sighting, now: datetime) -> 
         _upsert(connection, new)
         _upsert(connection, again)
         for some in chunks(same):
-            connection.execute(table.update().where(table.c.key.in_(some)).values(last_seen=seen))
+            is_older = (table.c.key.in_(some), table.c.last_seen < seen)
+            connection.execute(table.update().where(*is_older).values(last_seen=seen))
         told.changed = {row["key"] for row in (*new, *again)}
         gone = [row["key"] for row in (*new, *again) if row["state"] == _TERMINATED]
         if gone:
@@ -166,7 +168,7 @@ def close(
     for some in chunks(sorted(keys)):
         conditions: list[sa.ColumnElement[bool]] = [table.c.key.in_(some), table.c.closed.is_(None)]
         if before is not None:
-            conditions.append(table.c.last_seen < before)
+            conditions.append(sa.or_(table.c.last_seen < before, table.c.last_seen > now + ASTRAY))
         last_seen = table.c.last_seen
         if seen is not None:
             last_seen = sa.case((table.c.last_seen < seen, seen), else_=table.c.last_seen)  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from client.model import ENDED, FindingState, ResultIn, ScanKind, ScanOut, ScanState
 from console.actions import actions
+from console.clock import ASTRAY
 from console.looked import Looked
 from console.problems import Refused
 from console.report import Found, Read, read_report
@@ -136,8 +137,8 @@ def _done(
         result.started or row.started or result.ended, row.ordered, now
     )  # the disks are those of its beginning
     connection.execute(tables.report.insert().values(scan=row.id, content=read.compressed, json_bytes=read.json_bytes))
-    late = newest is not None and newest > seen
-    _findings(connection, row, read, said, Looked(read, settings), seen, late=late)
+    late = newest is not None and seen < newest <= now + ASTRAY
+    _findings(connection, row, read, said, Looked(read, settings), seen, now, late=late)
     if late:  # a later scan has been heard of: that one says how the machine is
         return
     _gaps(connection, row, read)
@@ -170,6 +171,7 @@ def _findings(
     said: Sequence[Sequence[str]],
     looked: Looked,
     seen: datetime,
+    now: datetime,
     *,
     late: bool,
 ) -> None:
@@ -207,7 +209,7 @@ def _findings(
         for one in old.values()
         if one.state != FindingState.FIXED.value
         and one.id not in read.seen
-        and one.last_seen <= seen
+        and not seen < one.last_seen <= now + ASTRAY
         and looked.at(one.volume, one.path)
     ]
     for some in chunks(gone):

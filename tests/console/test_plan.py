@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from client.model import AccountIn, Hold, PolicySet, ScanIn, ScanState, Sighting
+from client.digest import digest
+from client.model import AccountIn, Compare, Hold, Order, PolicySet, ScanIn, ScanState, Sighting
 from console.clock import now
 from console.plan import BATCH, LEASE, Turns
 from console.policies import Condition, StoredPolicies, apply
@@ -54,8 +55,15 @@ class World:
             return list(connection.execute(query.where(tables.scan.c.state.in_(states)) if states else query))
 
     def fetched(self) -> list[Any]:
-        found = orders.fetch(self.database, made.FLEET, 0, self.now)
-        return [one for one in found if one.kind != "reconcile"]
+        """All that its fleet was ever given: it fetches what is new first."""
+        orders.fetch(self.database, made.FLEET, 0, self.now)
+        table = tables.order
+        query = (
+            sa.select(table).where(table.c.kind != "reconcile", table.c.fetched.is_not(None)).order_by(table.c.number)
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(query).all()
+        return [Order(number=row.number, kind=row.kind, scan=row.scan, order=row.document) for row in rows]
 
     def end(self, scan: str, state: ScanState = ScanState.DONE) -> None:
         done = made.result(scan, ended=self.now, started=self.now) if state is ScanState.DONE else None
@@ -72,6 +80,11 @@ def world(database: Database) -> World:
     found = World(database)
     found.apply(policy_set(), FIRST)
     return found
+
+
+def listing(world: World, *names: str) -> Compare:
+    digests = {name: digest(made.instance(name)) for name in names}
+    return Compare(place=made.PLACE, listed=world.now, complete=True, digests=digests)
 
 
 def fresh(world: World, name: str = "i-1", **others: Any) -> Instance:
@@ -145,6 +158,50 @@ def test_who_plans_is_one_until_its_lease_ends(world: World) -> None:
     assert not world.turns.turn(later).ours
     other.leave()
     assert world.turns.turn(later).ours
+
+
+@pytest.mark.parametrize("how_far", [timedelta(days=3700), timedelta(days=40)])
+def test_a_clock_that_was_wrong_for_a_while_stops_nothing(world: World, how_far: timedelta) -> None:
+    """It jumps ahead, all is planned there, and it is put right: what was written meanwhile must not count for years."""
+    world.see(made.instance("i-1"), made.instance("i-2"), made.instance("i-3"), made.instance("i-4"))
+    world.plan()
+    right = world.now
+    first, second = (one.id for one in world.scans(ScanState.ORDERED)[:2])
+    world.end(first)
+    orders.fetch(world.database, made.FLEET, 0, world.now)
+    world.now += how_far
+    world.end(second)
+    world.see(made.instance("i-5"), made.instance("i-2", name="another"))
+    estate.compare(world.database, made.FLEET, listing(world, "i-1", "i-2", "i-3", "i-4", "i-5"), world.now)
+    world.plan()
+    world.now = right + timedelta(minutes=1)
+    world.turns = Turns(world.database, world.policies, "started-again")  # the first was killed, its lease is not over
+    for _ in range(3):
+        world.go(hours=12)
+    assert {one.machine for one in world.scans(ScanState.ORDERED) if one.due <= world.now + timedelta(hours=24)} >= {
+        made.key(f"i-{number}") for number in (1, 2, 5)
+    }
+    world.see(made.instance("i-2", name="and another"))
+    assert world.instance(made.key("i-2")).name == "and another"
+    closed, _ = estate.compare(world.database, made.FLEET, listing(world, "i-1", "i-2"), world.now)
+    assert closed.closed == 3
+
+
+def test_findings_of_a_clock_that_was_wrong_are_fixed_some_day(world: World) -> None:
+    world.see(made.instance())
+    right = world.now
+    world.now += timedelta(days=3700)
+    with world.database.write() as connection:
+        (scan,), _ = scans.start(connection, ScanIn(instances=(made.key(),)), world.policies, "test", world.now)
+    sent = made.result(scan.id, made.report([made.finding("a")]), started=world.now, ended=world.now)
+    results.take(world.database, made.FLEET, sent, world.now)
+    world.now = right + timedelta(days=1)
+    with world.database.write() as connection:
+        (scan,), _ = scans.start(connection, ScanIn(instances=(made.key(),)), world.policies, "test", world.now)
+    world.end(scan.id)
+    with world.database.read() as connection:
+        assert [row.state for row in connection.execute(sa.select(tables.finding))] == ["fixed"]
+    assert world.instance().last_scanned == world.now
 
 
 def test_a_planner_that_slept_through_its_lease_writes_nothing(world: World) -> None:
