@@ -10,6 +10,7 @@ from scanner.fleet import kept
 from scanner.fleet.context import clouds_of, objects_of
 from scanner.fleet.database import Database
 from scanner.fleet.line import Said
+from scanner.fleet.pruning import prune
 from scanner.fleet.settings import Settings
 from scanner.fleet.slots import Fence
 from scanner.fleet.sweeper import sweep_clouds, sweep_objects
@@ -21,6 +22,7 @@ def run(settings: Settings, database: Database, fence: Fence, ended: threading.E
     while not ended.is_set():
         try:
             sweep_once(settings, database, fence, said)
+            prune(database, fence)
             said.over("sweep")
         except Error as error:
             said.problem("sweep", str(error))
