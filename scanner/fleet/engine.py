@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import datetime
 from enum import StrEnum
 from typing import Final, ParamSpec, Protocol, TypeVar
 
@@ -32,6 +33,7 @@ APPLICATION_VERSION: Final = "1"
 SCHEMA: Final = "dbos"
 _BUSY_SECONDS: Final = 30
 _PAUSE_SECONDS: Final = 1.0
+_MOST_FORGOTTEN: Final = 500  # at once
 _MAX_RECOVERIES: Final = 20  # a scan that takes its worker down each time must not do so for ever
 
 P = ParamSpec("P")
@@ -217,6 +219,20 @@ def status(workflow_id: str) -> Status | None:
         case "PENDING" | "ENQUEUED" | "DELAYED":
             return Status.RUNNING
     return Status.FAILED
+
+
+def forget(before: datetime) -> int:
+    """Delete up to 500 workflows of this engine that ended before then, with their steps; how many."""
+    found = DBOS.list_workflows(
+        completed_before=before.isoformat(),
+        status=["SUCCESS", "ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED"],
+        executor_id=DBOS.executor_id,
+        limit=_MOST_FORGOTTEN,
+        load_input=False,
+        load_output=False,
+    )
+    DBOS.delete_workflows([one.workflow_id for one in found])
+    return len(found)
 
 
 def shutdown(timeout_seconds: float) -> bool:

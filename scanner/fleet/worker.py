@@ -17,6 +17,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NoReturn, Protocol, cast
 
@@ -25,9 +26,10 @@ from core.text import printable
 from scanner.fleet import engine
 from scanner.fleet.database import Database
 from scanner.fleet.settings import PREFIX
-from scanner.fleet.slots import Fence, Fenced, Slot, claim, release, wait_for
+from scanner.fleet.slots import Fence, Fenced, Slot, boot_seconds, claim, release, wait_for
 
 EXIT_FENCED: Final = os.EX_TEMPFAIL
+_FORGET_SECONDS: Final = 600.0  # between looks for what may be forgotten
 _SLOT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 
 
@@ -75,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     )
     parser.add_argument(
         "--grace", type=float, default=300.0, metavar="SECONDS", help="for running steps at the end (%(default)g)"
+    )
+    parser.add_argument(
+        "--remember", type=float, default=86_400.0, metavar="SECONDS", help="what ended workflows did (%(default)g)"
     )
     parser.add_argument("--work", default="scanner.fleet.workflow", metavar="MODULE", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -134,9 +139,13 @@ def _run(database: Database, slot: Slot, module: WorkModule, options: argparse.N
         engine.launch(database, slot.name, fence)
         _say(f"{slot.name} taken, epoch {slot.epoch}")
         work = module.work(database, fence)
+        forget_at = boot_seconds()
         while not asked_to_end.wait(options.poll):
             try:
                 _look(work, fence, module.scan)
+                if boot_seconds() >= forget_at:
+                    engine.forget(datetime.now(UTC) - timedelta(seconds=options.remember))
+                    forget_at = boot_seconds() + _FORGET_SECONDS
             except Unavailable as error:
                 _say(str(error))
         while True:  # `_end` ends the process

@@ -6,7 +6,9 @@ import signal
 import time
 
 import pytest
+from sqlalchemy import text
 
+from scanner.fleet import engine
 from tests.scanner.fleet.workers import Site, done_once, eventually, kill
 
 pytestmark = pytest.mark.slow
@@ -116,3 +118,33 @@ def test_workers_that_start_at_once_on_a_new_database(site: Site) -> None:
         worker.send_signal(signal.SIGTERM)
     assert [worker.wait(60) for worker in workers] == [0] * 5
     assert "epoch 2" in site.stderr() or site.stderr().count("taken") == 4
+
+
+def test_what_ended_is_forgotten_in_the_end(site: Site) -> None:
+    site.order("scan-a", "scan-b")
+    first = site.worker()
+    site.ended("scan-a", "scan-b")
+    eventually(lambda: set(_remembered(site).values()) == {"SUCCESS"}, "both are written down")
+    first.terminate()
+    assert first.wait(30) == 0
+    site.order("scan-c")
+    second = site.worker(hold="in-1")
+    site.held(second, "in-1")
+    assert len(_remembered(site)) == 3  # a day is not over
+    kill(second)
+
+    third = site.worker("--remember", "0", hold="in-1")
+    site.held(third, "in-1")
+    eventually(lambda: _remembered(site).keys() == {"scan-c"}, "what goes on is remembered")
+    site.go()
+    site.ended("scan-c")
+    done_once(line.event for line in site.lines() if line.scan == "scan-c")
+
+
+def _remembered(site: Site) -> dict[str, str]:
+    """The engine's workflows: id and status."""
+    database = site.database
+    reader = engine.sqlite_engine(engine.engine_file(database.url)) if database.is_sqlite else database.engine
+    table = "workflow_status" if database.is_sqlite else f"{engine.SCHEMA}.workflow_status"
+    with reader.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(text(f"SELECT workflow_uuid, status FROM {table}"))}
