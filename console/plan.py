@@ -38,7 +38,10 @@ LOG: Final = logging.getLogger("kumomori.console")
 EVERY_SECONDS: Final = 5.0
 _LEAST_SECONDS: Final = 0.5
 LEASE: Final = timedelta(seconds=30)
-BATCH: Final = 500  # instances in one transaction
+BATCH: Final = 500  # instances in one transaction …
+_MOST_TOLD: Final = BATCH * 3 // 4  # … and of them those of which something was told: a fleet may tell without end
+_PUT_OFF: Final = timedelta(minutes=10)
+_CANNOT: Final = "it could not be planned, by a fault of the console: its log says more"
 _LEASE_NAME: Final = "plan"
 
 
@@ -111,13 +114,38 @@ class Turns:
         if not keys:
             seconds = (next_look - now).total_seconds() if next_look is not None else EVERY_SECONDS
             return Turn(again_seconds=min(max(seconds, _LEAST_SECONDS), EVERY_SECONDS))
+        turn = Turn(again_seconds=0.0 if len(keys) >= _MOST_TOLD else _LEAST_SECONDS)
+        self._look_at(keys, now, turn)
+        return turn
+
+    def _look_at(self, keys: Sequence[str], now: datetime, turn: Turn) -> None:
+        """All of them in one transaction; if that fails, half by half, so that what cannot be planned keeps nobody else waiting."""
+        try:
+            with self._database.write() as connection:
+                if not self._lease(connection, now):
+                    turn.ours = False
+                    return
+                resolution = self._policies.current(connection, now)
+                found = self._plan(connection, keys, resolution, now)
+                turn.fleets |= write(connection, found, resolution.version, now)
+            turn.planned += len(found.states)
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError, ConfigError):
+            raise  # which is no fault of any of them
+        except Exception:  # the border: one odd row must not end the planning of all
+            if len(keys) == 1:
+                LOG.exception(line("planning_failed", instance=keys[0]))
+                self._put_off(keys[0], now)
+                return
+            middle = len(keys) // 2
+            self._look_at(keys[:middle], now, turn)
+            self._look_at(keys[middle:], now, turn)
+
+    def _put_off(self, key: str, now: datetime) -> None:
+        table = tables.instance
         with self._database.write() as connection:
-            if not self._lease(connection, now):
-                return Turn(ours=False)
-            resolution = self._policies.current(connection, now)
-            found = self._plan(connection, keys, resolution, now)
-            fleets = write(connection, found, resolution.version, now)
-        return Turn(len(found.states), fleets, again_seconds=0.0 if len(keys) == BATCH else _LEAST_SECONDS)
+            version = self._policies.version(connection)
+            values = {"changed": False, "look": now + _PUT_OFF, "policy_version": version, "unprotected": _CANNOT}
+            connection.execute(table.update().where(table.c.key == key).values(values))
 
     def leave(self) -> None:
         """Another console may go on at once."""
@@ -213,17 +241,19 @@ def _due(connection: Connection, version: int, now: datetime) -> list[str]:
     table = tables.instance
     is_open = table.c.closed.is_(None)
     keys: dict[str, None] = {}
-    for condition in (
-        (table.c.changed.is_(True),),
-        (is_open, table.c.look.is_(None)),
-        (is_open, table.c.look <= now),
-        (is_open, table.c.look > now + planner.LATEST_LOOK + ASTRAY),
-        (is_open, table.c.policy_version < version),
+    told = (table.c.changed.is_(True),)
+    for condition, most in (
+        (told, _MOST_TOLD),
+        ((is_open, table.c.look.is_(None)), BATCH),
+        ((is_open, table.c.look <= now), BATCH),
+        ((is_open, table.c.look > now + planner.LATEST_LOOK + ASTRAY), BATCH),
+        ((is_open, table.c.policy_version < version), BATCH),
+        (told, BATCH),
     ):
         if len(keys) < BATCH:
-            query = sa.select(table.c.key).where(*condition).limit(BATCH - len(keys))
+            query = sa.select(table.c.key).where(*condition).limit(most)
             keys.update(dict.fromkeys(connection.execute(query).scalars()))
-    return list(keys)
+    return list(keys)[:BATCH]
 
 
 def _next_look(connection: Connection) -> datetime | None:

@@ -160,6 +160,33 @@ def test_who_plans_is_one_until_its_lease_ends(world: World) -> None:
     assert world.turns.turn(later).ours
 
 
+def test_a_row_that_cannot_be_planned_keeps_nobody_else_waiting(world: World) -> None:
+    world.see(*(made.instance(f"i-{number}") for number in range(9)))
+    odd = made.key("i-4")
+    with world.database.write() as connection:
+        connection.execute(tables.instance.update().where(tables.instance.c.key == odd).values(document={"id": 1}))
+    assert world.plan() == 8
+    assert {one.machine for one in world.scans()} == {made.key(f"i-{number}") for number in range(9)} - {odd}
+    assert "its log says more" in world.instance(odd).unprotected
+    world.see(made.instance("i-4", name="sane again"))
+    world.plan()
+    assert len(world.scans()) == 9
+    assert world.instance(odd).unprotected == ""
+
+
+def test_who_tells_without_end_keeps_nobody_else_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("console.plan.BATCH", 8)
+    monkeypatch.setattr("console.plan._MOST_TOLD", 6, raising=False)
+    world.see(*(made.instance(f"i-{number}") for number in range(20)))
+    world.plan()
+    with world.database.write() as connection:
+        schedule.hold(connection, Hold(scope=made.key("i-19")), "test", world.now)
+    for _ in range(3):
+        world.see(*(made.instance(f"i-{number}", name=f"{number} {_}") for number in range(19)))
+        world.turns.turn(world.now)
+    assert world.instance(made.key("i-19")).look is not None
+
+
 @pytest.mark.parametrize("how_far", [timedelta(days=3700), timedelta(days=40)])
 def test_a_clock_that_was_wrong_for_a_while_stops_nothing(world: World, how_far: timedelta) -> None:
     """It jumps ahead, all is planned there, and it is put right: what was written meanwhile must not count for years."""
