@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, get_args
 
@@ -30,6 +30,7 @@ _MOST_WORDS: Final = 1_000
 _MOST_SUBJECT: Final = 4 << 10
 _MOST_PATH: Final = 16 << 10
 _MOST_VOLUMES: Final = 100_000
+_PIECE: Final = 256 << 10
 _MOST_NUMBER: Final = 1 << 60
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 Result = Literal["clean", "findings", "gaps"]
@@ -146,6 +147,15 @@ def unpack(compressed: bytes) -> bytes:
     if not inflate.eof or inflate.unused_data:
         _refuse("its gzip is cut short, or something follows it")
     return raw
+
+
+def unpacked(compressed: bytes) -> Iterator[bytes]:
+    """What was taken by `read_report`, piece by piece: who asks for it may read slowly, and many may ask."""
+    inflate = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    while compressed and not inflate.eof:
+        yield inflate.decompress(compressed, _PIECE)
+        compressed = inflate.unconsumed_tail
+    yield inflate.flush()
 
 
 def _parse(raw: bytes) -> Mapping[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 
 from client.model import PAGE, ScanIn, ScanOut, Scans, ScanState, Scope
 from console.api.params import After, Limit, OptionalKey, ScanInPath
 from console.api.routes import needs, ring, router
 from console.clock import now
 from console.context import Console, TheCaller, TheConsole
-from console.report import unpack
+from console.report import unpacked
 from console.store import scans
 from console.store.orders import Telling
 from console.store.tokens import Caller
@@ -53,9 +54,8 @@ def get_report(id: ScanInPath, request: Request, console: TheConsole) -> Respons
     headers = {"Vary": "Accept-Encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
-    else:
-        content = unpack(content)
-    return Response(content, media_type="application/json", headers=headers)
+        return Response(content, media_type="application/json", headers=headers)
+    return StreamingResponse(unpacked(content), media_type="application/json", headers=headers)
 
 
 @api.post("/v1/scans/{id}/stop", **needs(Scope.SCAN, 404, 409))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +28,9 @@ _TERMINATED: Final = InstanceState.TERMINATED.value
 _MOST_KEY: Final = 512
 _MOST_NAME: Final = 63
 _MOST_SEARCH: Final = 2_000
+_MOST_DOCUMENT_BYTES: Final = (
+    256 << 10
+)  # one of AWS with all disks, tags and addresses that it may have takes about 100 KB
 _VANISHED: Final = "the machine is not there any more"
 
 
@@ -234,6 +238,9 @@ def _row(instance: Instance, seen: datetime) -> dict[str, Any]:
     key = checked(str(instance))
     if not instance.id:
         raise Refused(422, "an instance without an id")
+    document = INSTANCE.dump_python(instance, mode="json")
+    if (size := len(json.dumps(document))) > _MOST_DOCUMENT_BYTES:
+        raise Refused(422, f"an instance of {size:,} bytes; at most {_MOST_DOCUMENT_BYTES:,} are taken")
     return {
         "key": key,
         "cloud": instance.place.cloud,
@@ -245,7 +252,7 @@ def _row(instance: Instance, seen: datetime) -> dict[str, Any]:
         "state": instance.state.value,
         "image": checked(instance.image),
         "digest": digest(instance),
-        "document": INSTANCE.dump_python(instance, mode="json"),
+        "document": document,
         "launched": instance.launched,
         "first_seen": seen,
         "last_seen": seen,

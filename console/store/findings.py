@@ -12,7 +12,7 @@ from client.model import AcceptIn, FindingOut, Findings, FindingState, GapOut, G
 from console.problems import Refused
 from console.store import tables
 from console.store.events import CONSOLE, record
-from console.store.paging import cursor, parts_of
+from console.store.paging import cursor, fitting, parts_of
 from core.findings import Severity
 from core.text import escape
 
@@ -47,10 +47,10 @@ def listed(
     if instance:
         query = query.where(table.c.instance == instance)
     rows = connection.execute(query).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    following = cursor(rows[-1].severity, rows[-1].instance, rows[-1].id) if more else None
-    return Findings(items=tuple(_out(row) for row in rows), next=following)
+    items = fitting(_out(row) for row in rows[:limit])
+    end = rows[len(items) - 1] if len(rows) > len(items) else None
+    following = cursor(end.severity, end.instance, end.id) if end is not None else None
+    return Findings(items=items, next=following)
 
 
 def accept(connection: Connection, instance: str, id_: str, wanted: AcceptIn, who: str, now: datetime) -> FindingOut:
@@ -165,8 +165,7 @@ def gaps(connection: Connection, *, after: str, instance: str, limit: int) -> Ga
     if instance:
         query = query.where(table.c.instance == instance)
     rows = connection.execute(query).all()
-    following = cursor(rows[limit - 1].instance, rows[limit - 1].number) if len(rows) > limit else None
-    items = tuple(
+    items = fitting(
         GapOut(
             instance=row.instance,
             reason=row.reason,
@@ -178,4 +177,6 @@ def gaps(connection: Connection, *, after: str, instance: str, limit: int) -> Ga
         )
         for row in rows[:limit]
     )
+    last = rows[len(items) - 1] if len(rows) > len(items) else None
+    following = cursor(last.instance, last.number) if last is not None else None
     return GapsPage(items=items, next=following)

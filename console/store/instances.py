@@ -12,6 +12,7 @@ from client.model import FindingState, InstanceOut, Instances
 from console.problems import Refused
 from console.store import tables
 from console.store.estate import INSTANCE
+from console.store.paging import fitting
 from core.text import printable
 
 State = Literal["open", "closed", "all"]
@@ -28,8 +29,8 @@ def listed(connection: Connection, *, after: str, state: State, text: str, limit
     if text:
         query = query.where(table.c.search.contains(printable(text).lower(), autoescape=True))
     rows = connection.execute(query).all()
-    following = rows[limit - 1].key if len(rows) > limit else None
-    return Instances(items=_out(connection, rows[:limit]), next=following)
+    items = fitting(_out(connection, rows[:limit]))
+    return Instances(items=items, next=items[-1].key if len(rows) > len(items) else None)
 
 
 def get(connection: Connection, key: str) -> InstanceOut:

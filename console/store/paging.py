@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
 
 from console.problems import Refused
 
 T = TypeVar("T")
+D = TypeVar("D", bound=BaseModel)
+MOST_PAGE_BYTES: Final = 16 << 20  # of JSON; `client.transport` reads no more than four times that
 _MOST_CURSOR: Final = 2_000
 CHUNK: Final = 5_000  # values in one statement
 
@@ -49,6 +53,18 @@ def time_of(text: str) -> datetime:
     if time is None or time.tzinfo is None:
         raise Refused(422, "after: it is not the `next` of a page")
     return time
+
+
+def fitting(items: Iterable[D]) -> tuple[D, ...]:
+    """As many of the first as an answer may hold, but one at least: whoever asks has a bound, and names on disks have none to speak of."""
+    kept: list[D] = []
+    room = MOST_PAGE_BYTES
+    for one in items:
+        room -= len(one.model_dump_json())
+        if room < 0 and kept:
+            break
+        kept.append(one)
+    return tuple(kept)
 
 
 def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

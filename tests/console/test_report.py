@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from console import report as module
 from console.problems import Refused
-from console.report import MOST_EVIDENCE_BYTES, bounded, read_report
+from console.report import MOST_EVIDENCE_BYTES, bounded, read_report, unpacked
 from tests.console.made import UUID, finding, gap, packed, report, volume
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "report.schema.json").read_text())
@@ -195,3 +195,14 @@ def test_any_json_is_read_or_refused(value: Any, where: str) -> None:
         read_report(packed(document))
     except Refused as refused:
         assert refused.status == 422
+
+
+def test_a_report_is_handed_out_in_pieces() -> None:
+    """Packed it may be a thousandth of its size, and many may ask for it at once, and read slowly."""
+    raw = bytes(64 << 20)
+    most = total = 0
+    for piece in unpacked(gzip.compress(raw, 1)):
+        most, total = max(most, len(piece)), total + len(piece)
+    assert total == len(raw)
+    assert most <= 256 << 10
+    assert b"".join(unpacked(gzip.compress(b"{}"))) == b"{}"

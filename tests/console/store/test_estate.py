@@ -16,7 +16,7 @@ from console.clock import now
 from console.problems import Refused
 from console.store import accounts, estate, instances, orders, scans, tables
 from console.store.database import Database
-from core.estate import Instance, InstanceState, Place
+from core.estate import Disk, Instance, InstanceState, Place
 from tests.console.made import ACCOUNT, FLEET, PLACE, enrol, instance, key, ordered
 
 LATER = timedelta(seconds=10)
@@ -283,3 +283,22 @@ def test_accounts_say_when_they_were_listed_and_what_went_wrong(database: Databa
     with database.read() as connection:
         (account,) = accounts.everything(connection)
     assert (account.reconciled, account.instances, account.problem) == (first, 1, "b: denied")
+
+
+def test_an_instance_of_any_size_is_not_taken(database: Database) -> None:
+    """A page of a thousand of them would be more than a console has memory."""
+    enrol(database)
+    tags = {str(number): "x" * 10_000 for number in range(100)}
+    with pytest.raises(Refused) as caught:
+        estate.sight(database, FLEET, Sighting(instances=(instance(tags=tags),), seen=now()), now())
+    assert caught.value.status == 422
+
+
+def test_the_largest_instance_of_a_cloud_is_taken(database: Database) -> None:
+    enrol(database)
+    disks = tuple(
+        Disk(PLACE, f"vol-{number:017x}", "i-1", "/dev/xvdaa", key="arn:" + "k" * 100) for number in range(128)
+    )
+    tags = {f"{number:0>128}": "v" * 256 for number in range(50)}
+    largest = instance(tags=tags, disks=disks, security_groups=tuple(f"sg-{number:017x}" for number in range(240)))
+    assert estate.sight(database, FLEET, Sighting(instances=(largest,), seen=now()), now()).changed

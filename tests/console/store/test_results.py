@@ -292,3 +292,29 @@ def test_a_result_of_many_findings(database: Database) -> None:
     scanned(database, many[:1500])
     counted = [row.state for row in rows(database, tables.finding)]
     assert (counted.count("open"), counted.count("fixed")) == (1500, 1500)
+
+
+def test_pages_are_no_larger_than_an_answer_may_be(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deep folders with names that are no text: a thousand such paths would be more than any client reads."""
+    monkeypatch.setattr("console.store.paging.MOST_PAGE_BYTES", 200_000, raising=False)
+    deep = b"/\xff" * 8_000
+    scanned(
+        database,
+        [finding(str(number), path=deep + b"%d" % number) for number in range(20)],
+        gaps=[gap(path=deep + b"%d" % number) for number in range(20)],
+    )
+    for listed in (
+        lambda connection, after: findings.listed(
+            connection, after=after, state=None, severity=None, instance="", limit=10
+        ),
+        lambda connection, after: findings.gaps(connection, after=after, instance="", limit=10),
+    ):
+        after: str | None = ""
+        count = 0
+        while after is not None:
+            with database.read() as connection:
+                page = listed(connection, after)
+            assert 1 <= len(page.items) <= 10 and len(page.model_dump_json()) < 300_000
+            count += len(page.items)
+            after = page.next
+        assert count == 20
