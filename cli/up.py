@@ -310,9 +310,7 @@ def _made(database: Database, wanted: TokenIn) -> str:
     from console.store import tokens
 
     with database.write() as connection:
-        if any(one.name == wanted.name for one in tokens.everything(connection)):
-            tokens.delete(connection, wanted.name, "up")
-        return tokens.make(connection, wanted, "up").secret
+        return tokens.renew(connection, wanted, "up").secret
 
 
 def _console_environment(environment: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, str]:

@@ -90,6 +90,14 @@ def make(connection: Connection, wanted: TokenIn, who: str) -> NewToken:
     )
 
 
+def renew(connection: Connection, wanted: TokenIn, who: str) -> NewToken:
+    """As `make`, in place of one of the same name if there is one, whose secret is lost: even of the last admin's."""
+    gone = connection.execute(tables.token.delete().where(tables.token.c.name == wanted.name))
+    if gone.rowcount:
+        record(connection, now(), who, "token.deleted", wanted.name)
+    return make(connection, wanted, who)
+
+
 def find(connection: Connection, secret: str) -> Caller | None:
     """Who holds `secret`; None if nobody does, or not any more."""
     row = _row(connection, secret)
