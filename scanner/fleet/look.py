@@ -16,12 +16,14 @@ from sqlalchemy import Connection, select, update
 
 from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanOrder
 from core.errors import CloudError, ConfigError, Corrupt, Error, Gone, LimitExceeded
-from core.estate import Snapshot
+from core.estate import Disk, Snapshot
 from core.findings import Gap, GapReason, OnDisk
 from scanner.fleet import bases, moments, sets
 from scanner.fleet.bases import Base
-from scanner.fleet.clouds import Spent
+from scanner.fleet.clouds import Spent, accounts
 from scanner.fleet.context import Context
+from scanner.fleet.database import Database
+from scanner.fleet.inventory import machines
 from scanner.fleet.masking import masked
 from scanner.fleet.tables import draft
 from scanner.machine import ScanOptions, scan_machine
@@ -84,7 +86,7 @@ def look(
     with _folder(context, token) as folder:
         options = options_of(order, context, folder)
         if order.place.cloud == "file":
-            report, spent = _scan_files(order, options, hear), Spent()
+            report, spent = _scan_files(disks_of(context.database, order), order, options, hear), Spent()
         else:
             site = context.clouds.enter(order.place, blocks_per_second(order))
             there = [asked(lambda one=one: site.refresh(one)) if one.id else one for one in snapshots]  # type: ignore[misc]
@@ -151,8 +153,24 @@ def blocks_per_second(order: ScanOrder) -> float | None:
     return max(most / max(1, scans if isinstance(scans, int) else 1), 0.1)
 
 
-def _scan_files(order: ScanOrder, options: ScanOptions, hear: Callable[[], None]) -> Report:
-    disks = order.instance.disks if order.instance else ()
+def disks_of(database: Database, order: ScanOrder) -> Sequence[Disk]:
+    """As the site's own file on this machine names them, whatever the order says: a console may ask for these, and for no other path.
+
+    Raises `ConfigError`, `Gone`.
+    """
+    place = order.place
+    sites = (one for one in accounts(database) if (one.cloud, one.account) == (place.cloud, place.account))
+    site = next(sites, None)
+    if site is None or order.instance is None:
+        raise ConfigError(f"{order.machine}: is at no site that this fleet serves")
+    wanted = (place.region, order.instance.id)
+    found = next((one for one in machines(site) if (one.place.region, one.id) == wanted), None)
+    if found is None:
+        raise Gone(f"{order.machine}: the site's file names it no longer")
+    return found.disks
+
+
+def _scan_files(disks: Sequence[Disk], order: ScanOrder, options: ScanOptions, hear: Callable[[], None]) -> Report:
     paths = [Path(one.id) for one in disks if not one.obstacle]
     if not paths:
         raise ConfigError(f"{order.machine}: has no disk image to scan")

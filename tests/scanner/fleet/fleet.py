@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,15 @@ class Fleet:
     def connector(self, installation: str = "") -> Any:
         role = None if installation else Role(ROLE)
         return enter(self.sessions, self.place, role, installation or self.installation)
+
+    def site(self, name: str, *machines: Instance) -> None:
+        """The file of a site, of which the console told as well."""
+        path = self.folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(asdict(one) | {"launched": None}) + "\n" for one in machines))
+        account = AccountIn(cloud="file", account=name, instances_file=str(path))
+        with self.database.write() as connection:
+            known = json.loads(kept.read(connection, kept.ACCOUNTS, "[]"))
+            kept.write(connection, kept.ACCOUNTS, json.dumps([*known, account.model_dump(mode="json")]))
 
     def order(self, scan_id: str, instance: Instance | None = None, **fields: Any) -> ScanOrder:
         """Written down, and due."""

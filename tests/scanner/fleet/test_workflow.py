@@ -125,12 +125,16 @@ def test_a_machine_from_a_file(fleet: Fleet) -> None:
     place = Place("file", "site", "here")
     machine = Instance(place, "m-1", disks=(Disk(place, str(disk), "m-1"),))
     lost = Instance(place, "m-2", disks=(Disk(place, str(disk) + ".gone", "m-2"),))
+    other = Instance(place, "m-3", disks=(Disk(place, str(disk) + ".gone", "m-3"),))
+    fleet.site("site", machine, lost, other)
     fleet.order("file", machine)
     fleet.order("lost", lost)
+    fleet.order("other", replace(other, disks=machine.disks))  # a path that the site's file does not name for it
+    fleet.order("none", replace(machine, id="m-4"))
     fleet.worker()
-    found = fleet.ended("file", "lost")
+    found = fleet.ended("file", "lost", "other", "none")
     assert fleet.report(found["file"])["result"] == "findings"
-    assert found["lost"].state is ScanState.GONE
+    assert {found[name].state for name in ("lost", "other", "none")} == {ScanState.GONE}
 
 
 def test_a_machine_that_is_gone(fleet: Fleet) -> None:
