@@ -23,7 +23,7 @@ def read_instance(path: Path) -> Instance:
     """One instance. Raises `Refused`."""
     text = bounded_text(path, MOST_INSTANCE_BYTES)
     try:
-        return instance(json.loads(text, object_pairs_hook=_once))
+        return instance(_loaded(text))
     except (ValueError, RecursionError) as error:
         raise Refused([Problem(_at(path, error), f"is no instance: {_words(error)}")]) from None
 
@@ -43,7 +43,7 @@ def read_estate(path: Path) -> Iterator[Instance]:
                 if len(raw) > MOST_INSTANCE_BYTES:
                     raise Refused([Problem(at, f"is longer than {MOST_INSTANCE_BYTES:,} bytes")])
                 try:
-                    found = instance(json.loads(raw, object_pairs_hook=_once))
+                    found = instance(_loaded(raw.decode("utf-8-sig")))
                 except (ValueError, RecursionError) as error:
                     raise Refused([Problem(at, f"is no instance: {_words(error)}")]) from None
                 first = seen.setdefault(str(found), number)
@@ -133,6 +133,17 @@ def _time(row: Mapping[str, Any], key: str) -> datetime | None:
         return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"`{key}` is no time: write it as 2026-01-31T08:00:00+00:00") from None
+
+
+def _loaded(text: str) -> Any:
+    """Raises `ValueError`, also for half a character (`\\ud800`), which could not be told to anybody else."""
+    row = json.loads(text, object_pairs_hook=_once)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("an escape in it stands for no character") from None
+    return row
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -111,3 +111,27 @@ def test_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policy.estate.MOST_INSTANCES", 2)
     with pytest.raises(Refused, match=r"e.jsonl:3:1: holds more than 2 instances"):
         list(read_estate(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "fine"),
+    [
+        pytest.param(rb"\ud800", False, id="half"),
+        pytest.param(rb"\uDC00\uD83D", False, id="halves-in-the-wrong-order"),
+        pytest.param(b"\xed\xa0\x80", False, id="half-in-bytes"),
+        pytest.param(rb"\ud83d\ude00", True, id="both-halves"),
+        pytest.param(rb"\\ud800", True, id="the-word"),
+    ],
+)
+@pytest.mark.parametrize("where", [b'"name": "%s"', b'"tags": {"%s": ""}', b'"addresses": ["%s"]'])
+def test_names_that_could_not_be_told_are_refused_at_once(
+    tmp_path: Path, name: bytes, where: bytes, *, fine: bool
+) -> None:
+    """Else a listing that was taken for good fails when it is sent, each time."""
+    path = tmp_path / "estate.jsonl"
+    path.write_bytes(b'{"id": "i", "place": {"cloud": "x"}, ' + where % name + b"}\n")
+    if fine:
+        assert len(list(read_estate(path))) == 1
+        return
+    with pytest.raises(Refused, match="is no instance"):
+        list(read_estate(path))
