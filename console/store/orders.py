@@ -20,6 +20,7 @@ from console.store import tables
 from console.store.database import Database
 
 MOST_AT_ONCE: Final = 500
+_MOST_AHEAD: Final = 1 << 50
 Telling = Literal["stop", "pause", "resume"]
 
 
@@ -157,6 +158,11 @@ def fetch(database: Database, fleet: str, after: int, now: datetime) -> tuple[Or
     """The orders of `fleet` after number `after`, at most `MOST_AT_ONCE`. New ones are marked as handed out first."""
     with database.read() as connection:
         rows = _after(connection, fleet, after)
+        behind = after > _last(connection, fleet)
+    if behind and after <= _MOST_AHEAD:
+        with database.write() as connection:
+            _catch_up(connection, fleet, after)
+            rows = _after(connection, fleet, after)
     if any(row.fetched is None for row in rows):
         table = tables.order
         with database.write() as connection:
@@ -169,6 +175,29 @@ def fetch(database: Database, fleet: str, after: int, now: datetime) -> tuple[Or
             )
             rows = list(takewhile(lambda row: row.fetched is not None, _after(connection, fleet, after)))
     return tuple(Order(number=row.number, kind=row.kind, scan=row.scan, order=row.document) for row in rows)
+
+
+def _last(connection: Connection, fleet: str) -> int:
+    table = tables.order_counter
+    return connection.execute(sa.select(table.c.last).where(table.c.fleet == fleet)).scalar() or 0
+
+
+def _catch_up(connection: Connection, fleet: str, after: int) -> None:
+    """The fleet had more orders than we know of: this database was restored, and what was ordered since would be passed over.
+
+    What was not handed out since gets numbers that the fleet has not seen; it knows scans that it has by their ids.
+    """
+    table, counter, scan = tables.order, tables.order_counter, tables.scan
+    number_for(connection, fleet, 0)  # locks it
+    if after <= _last(connection, fleet):
+        return
+    connection.execute(counter.update().where(counter.c.fleet == fleet).values(last=counter.c.last + after))
+    mine = (table.c.fleet == fleet, table.c.fetched.is_(None))
+    connection.execute(table.update().where(*mine).values(number=table.c.number + after))
+    ids = sa.select(table.c.scan).where(*mine, table.c.kind == "scan")
+    connection.execute(
+        scan.update().where(scan.c.fleet == fleet, scan.c.id.in_(ids)).values(order_number=scan.c.order_number + after)
+    )
 
 
 def _after(connection: Connection, fleet: str, after: int) -> list[Any]:

@@ -212,3 +212,26 @@ def test_a_fleet_that_lost_its_database_does_nothing_again(database: Database) -
         ("reconcile", None),
         ("scan", open_),
     ]
+
+
+def test_a_console_that_was_restored_passes_nothing_over(database: Database) -> None:
+    """Its fleet was given more orders than the restored database knows of, so new ones would have numbers it has seen."""
+    with database.write() as connection:
+        orders.order_scans(connection, FLEET, [wanted("a"), wanted("b")], now())
+    orders.fetch(database, FLEET, 0, now())
+    with database.write() as connection:
+        orders.order_scans(connection, FLEET, [wanted("c"), wanted("d", "i-2")], now())
+    got = orders.fetch(database, FLEET, 20, now())
+    assert [one.scan for one in got] == ["c", "d"]
+    assert all(one.number > 20 for one in got)
+    assert orders.fetch(database, FLEET, 20, now()) == got
+    last = got[-1].number
+    assert orders.fetch(database, FLEET, last, now()) == ()
+    with database.write() as connection:
+        orders.order_scans(connection, FLEET, [wanted("e")], now())
+        rows = connection.execute(sa.select(tables.scan.c.id, tables.scan.c.order_number))
+        numbers = {row.id: row.order_number for row in rows}
+    (next_,) = orders.fetch(database, FLEET, last, now())
+    assert next_.scan == "e" and next_.number == last + 1
+    assert numbers == {"a": 2, "b": 3, **{one.scan: one.number for one in got}, "e": next_.number}
+    assert orders.fetch(database, "another", 7, now()) == ()
