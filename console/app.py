@@ -64,7 +64,7 @@ def create_app(settings: Settings, policies: Policies | None = None) -> FastAPI:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(Housekeeping(console))
                 if isinstance(console.policies, StoredPolicies):
-                    await stack.enter_async_context(Planning(database, console.policies, console.wake))
+                    await stack.enter_async_context(Planning(console, console.policies))
                 yield
         finally:
             console.wake.close()

@@ -57,6 +57,7 @@ class Console:
     reading: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(MOST_LARGE)
     )  # reports at once
+    problems: dict[str, str] = field(default_factory=dict)  # by what has them; `GET /health` tells them
 
 
 async def _console(request: Request) -> Console:

@@ -25,13 +25,13 @@ from console import planner
 from console.api.requests import line
 from console.clock import ASTRAY
 from console.clock import now as clock
+from console.context import Console
 from console.planner import Hold, LastScan, Machine, OpenScan, Plan, Rules
 from console.policies import Resolution, StoredPolicies
 from console.store import orders, tables
 from console.store.database import Database
 from console.store.estate import INSTANCE
 from console.times import Clockwork
-from console.wake import Wake
 from core.errors import ConfigError
 
 LOG: Final = logging.getLogger("kumomori.console")
@@ -41,6 +41,7 @@ LEASE: Final = timedelta(seconds=30)
 BATCH: Final = 500  # instances in one transaction …
 _MOST_TOLD: Final = BATCH * 3 // 4  # … and of them those of which something was told: a fleet may tell without end
 _PUT_OFF: Final = timedelta(minutes=10)
+_STOPPED: Final = "no scans are planned at the moment: the console's log says why"
 _CANNOT: Final = "it could not be planned, by a fault of the console: its log says more"
 _LEASE_NAME: Final = "plan"
 
@@ -58,9 +59,10 @@ class Turn:
 class Planning:
     """An async context: while it is open, this console plans if no other does. Rings of `plan` are heard at once."""
 
-    def __init__(self, database: Database, policies: StoredPolicies, wake: Wake) -> None:
-        self._turns: Final = Turns(database, policies)
-        self._wake: Final = wake
+    def __init__(self, console: Console, policies: StoredPolicies) -> None:
+        self._turns: Final = Turns(console.database, policies)
+        self._wake: Final = console.wake
+        self._problems: Final = console.problems
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
 
@@ -81,11 +83,14 @@ class Planning:
                 turn = Turn()
                 try:
                     turn = await run_in_threadpool(self._turns.turn, clock())
+                    self._problems.pop("plan", None)
                 except (sa.exc.SQLAlchemyError, ConfigError) as error:  # away, busy, or policies of a newer version
                     words = str(error) if isinstance(error, ConfigError) else None
                     LOG.warning(line("planning_failed", error=type(error).__name__, detail=words))
+                    self._problems["plan"] = _STOPPED
                 except Exception:  # the border: one odd row must not end all planning for good
                     LOG.exception(line("planning_failed"))
+                    self._problems["plan"] = _STOPPED
                 for fleet in turn.fleets:
                     self._wake.ring(f"orders/{fleet}")
                 if turn.again_seconds > 0:

@@ -20,8 +20,8 @@ api = router("health")
 
 @api.get("/health", **needs(None))
 def get_health(console: TheConsole, response: Response) -> Health:
-    """`degraded`, with status 503, while the database cannot be reached."""
-    problems: tuple[str, ...] = ()
+    """`degraded` while something does not work; with status 503 while the database cannot be reached."""
+    problems = tuple(dict(console.problems).values())
     try:
         with console.database.read() as connection:
             connection.execute(sa.text("SELECT 1"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import threading
 import time
@@ -220,3 +221,35 @@ def test_slow_bodies_do_not_keep_out_those_of_others(tmp_path: Path, monkeypatch
         assert b"503" in _cut_off(slow, address, 3)[0]
         for thread in threads:
             thread.join()
+
+
+def test_a_planner_that_stopped_is_said(tmp_path: Path) -> None:
+    """Policies of a newer version, for one: else nobody would hear of it until machines are overdue."""
+    with Running(settings(tmp_path)) as running:
+
+        def health(status: str) -> Health:
+            running.console.wake.ring("plan")
+            ends = time.monotonic() + 20
+            while (
+                found := Health.model_validate_json(httpx.get(f"{running.address}/health").content)
+            ).status != status:
+                assert time.monotonic() < ends, found
+                time.sleep(0.05)
+            return found
+
+        assert health("ok").problems == ()
+        table = tables.policy_version
+        row = {
+            "version": 1,
+            "etag": "1",
+            "who": "x",
+            "when": now(),
+            "message": "",
+            "documents": gzip.compress(b'{"a": "b"}'),
+        }
+        with running.console.database.write() as connection:
+            connection.execute(table.insert(), row)
+        assert health("degraded").problems == ("no scans are planned at the moment: the console's log says why",)
+        with running.console.database.write() as connection:
+            connection.execute(table.delete())
+        health("ok")
