@@ -118,7 +118,11 @@ class _Child:
         """Keep its log within bounds: it is opened to append, so it can be emptied meanwhile."""
         with suppress(OSError):
             if self.log.stat().st_size > _MOST_LOG_BYTES:
-                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+                older = self.log.with_suffix(".log.1")
+                try:
+                    shutil.copyfile(self.log, older)
+                except OSError:  # a full disk, of all things, must not keep a log from being emptied
+                    older.unlink(missing_ok=True)
                 os.truncate(self.log, 0)
 
 

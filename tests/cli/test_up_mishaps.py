@@ -1,7 +1,8 @@
-"""The tokens of `kumomori up`, whatever was lost or revoked since the last time."""
+"""`kumomori up`, whatever was lost, revoked or filled up since the last time."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,16 @@ def test_it_starts_whatever_became_of_its_files(tmp_path: Path, lost: str) -> No
         assert len(tokens.everything(connection)) == 2
     assert (tmp_path / "fleet.token").stat().st_mode & 0o077 == 0
     database.close()
+
+
+def test_a_log_is_emptied_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path, there: Path) -> None:
+        there.write_text("some of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr(up, "_MOST_LOG_BYTES", 10)
+    log = tmp_path / "console.log"
+    log.write_text("x" * 11)
+    up._Child("console", "x", {}, log, 0).trim()
+    assert [(one.name, one.stat().st_size) for one in tmp_path.iterdir()] == [("console.log", 0)]
