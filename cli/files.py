@@ -18,7 +18,7 @@ from core.text import printable
 
 if TYPE_CHECKING:
     from client.api import Console as Api
-    from client.model import FileHolder, FileHolders
+    from client.model import FileHolder, FileHolders, PackageHolders
 
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -85,6 +85,11 @@ def _print(word: str, sha256: str, rows: list[FileHolder], last: FileHolders) ->
 def _words(count: int, last: FileHolders) -> str:
     """How many have it, and of how many it is not known: never the one without the other."""
     found = f"{many(count, 'machine')} had it when last scanned" if count else "No machine is known to have it"
+    return f"{found}; {unknown_words(last)}"
+
+
+def unknown_words(last: FileHolders | PackageHolders) -> str:
+    """Of how many instances an answer says nothing."""
     parts = []
     if last.never:
         parts.append(f"{last.never:,} of which nothing is known yet")
@@ -92,8 +97,4 @@ def _words(count: int, last: FileHolders) -> str:
         parts.append(f"{last.gaps:,} with gaps")
     unknown = last.never + last.gaps
     total = many(last.instances, "instance")
-    return (
-        f"{found}; not known for {unknown:,} of {total}: {', '.join(parts)}"
-        if unknown
-        else f"{found}; all of {total} are known"
-    )
+    return f"not known for {unknown:,} of {total}: {', '.join(parts)}" if unknown else f"all of {total} are known"

@@ -19,6 +19,7 @@ from cli import (
     files,
     listing,
     overview,
+    packages,
     policy,
     scan,
     scans,
@@ -58,6 +59,7 @@ app.command("estate", short_help="Every machine that the console knows.")(overvi
 app.add_typer(overview.findings_app, name="findings", short_help="What is wrong in the machines.")
 app.command("gaps", short_help="What could not be looked at.")(overview.gaps)
 app.command("files", short_help="Which machines have a file with this content.")(files.files)
+app.command("packages", short_help="Which machines have a package installed.")(packages.packages)
 app.command("scans", short_help="Scans of the fleet, newest first.")(scans.scans)
 app.add_typer(scan.app, name="scan")
 app.add_typer(scans.app, name="schedule")

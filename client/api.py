@@ -55,6 +55,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "reopen": Route("POST", "/v1/findings/reopen", Scope.TRIAGE),
     "gaps": Route("GET", "/v1/gaps", Scope.READ),
     "files": Route("GET", "/v1/files/{sha256}", Scope.READ),
+    "packages": Route("GET", "/v1/packages", Scope.READ),
     "scans": Route("GET", "/v1/scans", Scope.READ),
     "scan": Route("GET", "/v1/scans/{id}", Scope.READ),
     "report": Route("GET", "/v1/scans/{id}/report", Scope.READ),
@@ -185,6 +186,10 @@ class Console:
     def files(self, sha256: str, *, page: int = PAGE) -> Iterator[model.FileHolders]:
         """Pages of who holds a content, by its SHA-256 in hex digits; each says for how many it is not known."""
         yield from self._pages(model.FileHolders, "files", {}, page, path={"sha256": sha256})
+
+    def packages(self, name: str, *, version: str = "", page: int = PAGE) -> Iterator[model.PackageHolders]:
+        """Pages of the machines that have a package of this name, or built from a source of it; each says for how many it is not known."""
+        yield from self._pages(model.PackageHolders, "packages", _given(name=name, version=version), page)
 
     # scans
 

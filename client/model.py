@@ -473,6 +473,32 @@ class FileHolders(Page):
     gaps: Count
 
 
+class PackageHolder(Document):
+    """A machine on which `scan` saw the package installed, which was the last time. `source` is what it was built from."""
+
+    machine: Key
+    kind: ScanKind
+    scan: ScanId
+    seen: datetime
+    type: str
+    name: str
+    version: str
+    architecture: str
+    source: str
+    source_version: str
+    distro: str
+
+
+class PackageHolders(Page):
+    """Of the open `instances`, nothing is known for `never`: not scanned, or no package manager was found that is read; and it is not
+    sure for those that have `gaps` and do not have it."""
+
+    items: tuple[PackageHolder, ...]
+    instances: Count
+    never: Count
+    gaps: Count
+
+
 class Schedule(Page):
     items: tuple[Upcoming, ...]
     holds: tuple[HoldOut, ...] = ()

@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NoReturn, get_args
+from typing import Any, Final, Literal, NamedTuple, NoReturn, get_args
 
 from client.model import MOST_REPORT_JSON_BYTES
 from console.problems import Refused
@@ -23,6 +23,8 @@ from core.text import escape, printable, unescape
 
 MOST_FINDINGS: Final = 50_000  # kept of one scan; the others are counted in a gap
 MOST_GAPS: Final = 20_000
+MOST_PACKAGES: Final = 100_000
+MOST_PACKAGE_WORD: Final = 512
 MOST_EVIDENCE_BYTES: Final = 4 << 10
 _MOST_VALUES: Final = 6_000_000  # of all kinds in one report: bounds the memory that its JSON can take
 _MOST_DEPTH: Final = 8  # of evidence
@@ -78,6 +80,18 @@ class Unseen:
                 return f"volume {self.volume}: {escape(self.path or b'')}"
 
 
+class Package(NamedTuple):
+    """Printable, each word cut to `MOST_PACKAGE_WORD` characters."""
+
+    type: str
+    name: str
+    version: str
+    architecture: str
+    source: str
+    source_version: str
+    distro: str
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
     index: int
@@ -94,6 +108,7 @@ class Read:
     findings: tuple[Found, ...]
     seen: frozenset[str]
     gaps: tuple[Unseen, ...]
+    packages: tuple[Package, ...]
     volumes: tuple[Volume, ...]
     mode: Literal["full", "incremental"]
     blocks_read: int
@@ -117,6 +132,9 @@ def read_report(text: str) -> Read:
     if len(seen) > len(findings):
         more = len(seen) - len(findings)
         gaps.append(_machine_gap(f"{more:,} more findings are not kept one by one", more))
+    packages, more = _packages(document)
+    if more:
+        gaps.append(_machine_gap(f"{more:,} more packages are not kept", more))
     if len(gaps) > MOST_GAPS:
         more = len(gaps) - MOST_GAPS + 1
         gaps = [_machine_gap(f"{more:,} more gaps are not kept one by one", more), *gaps[: MOST_GAPS - 1]]
@@ -126,6 +144,7 @@ def read_report(text: str) -> Read:
         findings=findings,
         seen=seen,
         gaps=tuple(gaps),
+        packages=packages,
         volumes=volumes,
         mode=_one_of(coverage, "mode", ("full", "incremental")),
         blocks_read=_number(coverage, "blocks_read"),
@@ -230,6 +249,19 @@ def _finding(one: Mapping[str, Any], names: Mapping[int, str], *, whole: bool) -
         subject=cut(_text(one, "subject"), _MOST_SUBJECT),
         evidence=bounded(_mapping(one, "evidence")) if whole else {},
     )
+
+
+def _packages(document: Mapping[str, Any]) -> tuple[tuple[Package, ...], int]:
+    """Each once, sorted, and how many were too many. A report of an older fleet has none."""
+    if "packages" not in document:
+        return (), 0
+    found = sorted(
+        {
+            Package(*(printable(_text(one, field))[:MOST_PACKAGE_WORD] for field in Package._fields))
+            for one in _list(document, "packages")
+        }
+    )
+    return tuple(found[:MOST_PACKAGES]), max(0, len(found) - MOST_PACKAGES)
 
 
 def _gap(one: Mapping[str, Any]) -> Unseen:

@@ -1,4 +1,4 @@
-"""The third waist: `Finding` hides detectors from policy and console; `Gap` is what could not be looked at."""
+"""The third waist: `Finding` hides detectors from policy and console; `Package` is what is installed, `Gap` what could not be looked at."""
 
 from __future__ import annotations
 
@@ -127,6 +127,24 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Package:
+    """Installed software, as a package manager wrote it down in the file `where`. No judgement: a later advisory judges it without a scan.
+
+    `type` is that of a package URL (`deb`, `apk`), or `os` for the system itself. `source` is what it was built from, which advisories
+    name. `distro` is `ID-VERSION_ID` of the system, empty if that is not known.
+    """
+
+    where: InFile
+    type: str
+    name: str
+    version: str
+    architecture: str = ""
+    source: str = ""
+    source_version: str = ""
+    distro: str = ""
+
+
+@dataclass(frozen=True)
 class Gap:
     """Something that could not be looked at; `count` > 1 stands for that many of the same kind."""
 
@@ -151,4 +169,4 @@ class Detector(Protocol):
         """Decided by path and stat alone, without I/O."""
         ...
 
-    def inspect(self, file: FileEntry) -> Iterable[Union[Finding, Gap]]: ...
+    def inspect(self, file: FileEntry) -> Iterable[Union[Finding, Package, Gap]]: ...

@@ -24,7 +24,7 @@ from scanner.base import STAMP_KEY_BYTES
 from scanner.disks import Disk, Identity, RemoteDisk, identity, open_disk
 from scanner.job import Job, Task
 from scanner.manifest.file import MAGIC, Writer
-from scanner.report import Coverage, GuardReport, Report, RuleSet, Stats, VolumeReport
+from scanner.report import Coverage, GuardReport, Report, RuleSet, Stats, VolumeReport, with_distro
 from scanner.reports.files import STDOUT, NewFile, check_target
 from scanner.sandbox import Listener, Outcome, Support, Verdicts, VolumeState, run
 from scanner.shared import BLOCK_BYTES
@@ -33,7 +33,7 @@ from scanner.wire import gap_out
 
 # What decides about results besides the engine: the readers and the checks. Counted up whenever one of them changes, so
 # that no manifest of an older version is taken at its word.
-SCANNER: Final = f"{version('kumomori')}/2"
+SCANNER: Final = f"{version('kumomori')}/3"
 MAX_RULE_BYTES = 64 << 20
 _RULE_SUFFIXES = {".yar", ".yara"}
 
@@ -148,6 +148,7 @@ def scan_machine(
         target=tuple(str(path) for path in paths),
         volumes=tuple(volume_reports(outcome)),
         findings=tuple(outcome.findings),
+        packages=with_distro(outcome.packages),
         gaps=tuple(outcome.gaps),
         accepted=options.accepted,
         stats=Stats(

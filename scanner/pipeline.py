@@ -17,7 +17,7 @@ from typing import Final
 from core.blocks import Extent
 from core.errors import Error
 from core.files import FileEntry
-from core.findings import Detector, Gap, GapReason, InFile, InVolume
+from core.findings import Detector, Finding, Gap, GapReason, InFile, InVolume, Package
 from scanner.base import BaseVolume, Found
 from scanner.detectors.content import Content, read_content, read_ends, view_of
 from scanner.detectors.malware import Malware
@@ -31,7 +31,7 @@ from scanner.said import Work, dump_counts, named, placeless, record, repeat
 from scanner.scan import chunks, scan_inode
 from scanner.shared import Seen
 from scanner.unchanged import Comparison
-from scanner.wire import Message, dump, finding_out, gap_out
+from scanner.wire import Message, dump, finding_out, gap_out, package_out
 from scanner.workers import Piece, Position, piece
 
 _MAX_INODE_BYTES: Final = 16 << 20  # what may be said of one inode, by all its names: it must fit into a frame
@@ -329,10 +329,7 @@ class Pipeline:
         if plan.gaps:
             said += [("gaps", gap_out(gap)) for gap in dict.fromkeys(plan.gaps)]
         if len(files) < len(plan.items) or any(self._is_wanted(file) for file in files):
-            said += [
-                ("gaps", gap_out(result)) if isinstance(result, Gap) else ("findings", finding_out(result))
-                for result in scan_inode(plan.items, self._others)
-            ]
+            said += [_message(result) for result in scan_inode(plan.items, self._others)]
         if plan.row is not None:
             self._keep(plan, content, said)
             count.incomplete += not plan.row.complete
@@ -447,6 +444,16 @@ class Pipeline:
             count.size += block.size(number)
         results = block.results(number)
         return repeat(results, self._volume, found.paths) if results else iter(())
+
+
+def _message(result: Finding | Package | Gap) -> tuple[str, Message]:
+    match result:
+        case Gap():
+            return "gaps", gap_out(result)
+        case Package():
+            return "packages", package_out(result)
+        case Finding():
+            return "findings", finding_out(result)
 
 
 def _target_of(file: FileEntry) -> bytes:

@@ -6,12 +6,12 @@ scans of one disk give the same report whatever order the worker processes answe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from core.findings import Finding, Gap, GapReason, InFile, InVolume, Location, Machine, OnDisk, Rule
+from core.findings import Finding, Gap, GapReason, InFile, InVolume, Location, Machine, OnDisk, Package, Rule
 from core.text import printable
 
 Result = Literal["clean", "findings", "gaps"]
@@ -111,6 +111,7 @@ class Report:
     version: str
     rules: RuleSet
     coverage: Coverage = Coverage("full")
+    packages: tuple[Package, ...] = ()
     inputs: frozenset[tuple[int, int]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -119,6 +120,7 @@ class Report:
         # `object.__setattr__` is how a frozen dataclass settles its own fields
         object.__setattr__(self, "volumes", tuple(sorted(self.volumes, key=lambda volume: volume.index)))
         object.__setattr__(self, "findings", tuple(sorted(self.findings, key=finding_order)))
+        object.__setattr__(self, "packages", tuple(sorted(self.packages, key=package_order)))
         object.__setattr__(self, "gaps", tuple(sorted(self.gaps, key=gap_order)))
 
     @property
@@ -183,6 +185,24 @@ def finding_order(finding: Finding) -> FindingKey:
     """Most severe first, then by volume, path, rule and subject."""
     where = finding.where
     return (-finding.rule.severity.rank, where.volume, where.path, finding.rule.id, finding.subject)
+
+
+def package_order(package: Package) -> tuple[int, bytes, tuple[str, ...]]:
+    """By volume, file, and name."""
+    one = package
+    words = (one.type, one.name, one.version, one.architecture, one.source, one.source_version, one.distro)
+    return (one.where.volume, one.where.path, words)
+
+
+def with_distro(packages: Iterable[Package]) -> tuple[Package, ...]:
+    """Each with the system that its volume says it holds; if no volume but one says so, that is the machine's."""
+    found = tuple(packages)
+    systems: dict[int, str] = {}
+    for one in sorted(found, key=package_order):
+        if one.type == "os":
+            systems.setdefault(one.where.volume, f"{one.name}-{one.version}" if one.version else one.name)
+    only = next(iter(systems.values())) if len(systems) == 1 else ""
+    return tuple(replace(one, distro=systems.get(one.where.volume, only)) for one in found)
 
 
 def gap_order(gap: Gap) -> GapKey:

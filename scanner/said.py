@@ -39,7 +39,7 @@ def repeat(results: bytes, volume: int, paths: Sequence[bytes]) -> Iterator[tupl
     """What an earlier scan said of a file, said again."""
     kept = load(results)
     for kind, value in (*named(kept["content"] or (), volume, paths), *kept["said"]):
-        if kind in {"gaps", "findings"}:
+        if kind in {"gaps", "findings", "packages"}:
             where = value["where"]
             if where[0] in {"file", "volume"}:
                 where[1] = volume  # it may have had another number then

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any, Final, Protocol
 
 from core.errors import ConfigError, Unsupported
-from core.findings import Finding, Gap, GapReason, InVolume, Location, Machine
+from core.findings import Finding, Gap, GapReason, InVolume, Location, Machine, Package
 from core.text import printable
 from scanner.disks import Disk, Identity, RemoteDisk, identity, open_backing
 from scanner.fetch import Answering, Fetching
@@ -43,12 +43,14 @@ from scanner.wire import (
     gap_in,
     int_in,
     load,
+    package_in,
     row_in,
     text_in,
 )
 from scanner.workers import parts
 
 MAX_FINDINGS: Final = 100_000
+MAX_PACKAGES: Final = 200_000
 MAX_FINDING_BYTES: Final = 256 << 20  # all findings together, as JSON
 _WISHES_PER_DISK: Final = 20  # backing files that a parser may ask for; chains of more than 16 are not read
 _LOOK_SECONDS: Final = 0.5  # how often a silent parser is looked after
@@ -114,6 +116,7 @@ class Outcome:
 
     volumes: dict[int, VolumeState] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    packages: list[Package] = field(default_factory=list)
     gaps: GapLog = field(default_factory=GapLog)
     finding_bytes: int = 0
     guards: tuple[Guard, ...] = ()
@@ -555,6 +558,13 @@ class _Attempt:
                 outcome.gaps.add(
                     Gap(Machine(), GapReason.LIMIT, f"more than {MAX_FINDINGS} findings; the others are not listed")
                 )
+        for found in message.get("packages", ()):
+            package = package_in(found)
+            if len(outcome.packages) < MAX_PACKAGES:
+                outcome.packages.append(package)
+            else:
+                detail = f"more than {MAX_PACKAGES} packages; the others are not listed"
+                outcome.gaps.add(Gap(Machine(), GapReason.LIMIT, detail))
         for row in message.get("rows", ()):
             self._rows.append(row_in(row))
         for gap in message.get("gaps", ()):

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from core.blocks import Bytes, Extent
 from core.errors import Error
 from core.files import FileEntry, kind_of
-from core.findings import Detector, Finding, Gap, GapReason, InFile
+from core.findings import Detector, Finding, Gap, GapReason, InFile, Package
 from core.text import escape
 from scanner.gaps import reason_of
 from scanner.wire import Message
@@ -20,10 +20,10 @@ _CHUNK_BYTES = 1 << 20
 _MAX_TARGET_BYTES = 1 << 16
 
 
-def scan_inode(items: Sequence[FileEntry | Gap], detectors: Sequence[Detector]) -> Iterator[Finding | Gap]:
+def scan_inode(items: Sequence[FileEntry | Gap], detectors: Sequence[Detector]) -> Iterator[Finding | Package | Gap]:
     """Every detector on every name of one inode; its content is looked at once, however many names it has."""
     told: set[Gap] = set()
-    looked: dict[str, list[Finding | Gap]] = {}
+    looked: dict[str, list[Finding | Package | Gap]] = {}
     for item in items:
         if isinstance(item, Gap):
             yield item
@@ -43,16 +43,18 @@ def scan_inode(items: Sequence[FileEntry | Gap], detectors: Sequence[Detector]) 
                 yield result
 
 
-def _results(detector: Detector, file: FileEntry, looked: dict[str, list[Finding | Gap]]) -> Iterable[Finding | Gap]:
+def _results(
+    detector: Detector, file: FileEntry, looked: dict[str, list[Finding | Package | Gap]]
+) -> Iterable[Finding | Package | Gap]:
     if detector.content_only and detector.name in looked:
-        return [replace(known, where=InFile.of(file)) for known in looked[detector.name] if isinstance(known, Finding)]
+        return [replace(known, where=InFile.of(file)) for known in looked[detector.name] if not isinstance(known, Gap)]
     results = list(_inspect(detector, file))
     if detector.content_only:
         looked[detector.name] = results
     return results
 
 
-def _inspect(detector: Detector, file: FileEntry) -> Iterator[Finding | Gap]:
+def _inspect(detector: Detector, file: FileEntry) -> Iterator[Finding | Package | Gap]:
     try:
         yield from detector.inspect(file)
     except Error as error:

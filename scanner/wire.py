@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from core.errors import Error
-from core.findings import Finding, Gap, GapReason, InFile, InVolume, Location, Machine, OnDisk, Rule, Severity
+from core.findings import Finding, Gap, GapReason, InFile, InVolume, Location, Machine, OnDisk, Package, Rule, Severity
 
 MAX_FRAME_BYTES: Final = 32 << 20  # from the parser
 MAX_JOB_BYTES: Final = 1 << 30  # from the parent: all rules the operator gives
@@ -22,6 +22,8 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_EXTENTS: Final = 1 << 20
 MAX_VOLUMES: Final = 4096
 MAX_DISKS: Final = 4096
+MAX_PACKAGE_CHARACTERS: Final = 512  # of each of its words
+_PACKAGE_WORDS: Final = 6
 MAX_ROWS: Final = 4096  # of one block of a manifest
 BLOCK_HEAD: Final = struct.Struct("<IQQII")  # before each block: volume, first and last inode, rows, bytes that follow
 _HEAD: Final = struct.Struct(">cI")
@@ -183,6 +185,23 @@ def finding_in(value: object) -> Finding:
             rule = Rule(text_in(rule_id, 1000), text_in(title), known, text_in(remedy))
             return Finding(rule, place, text_in(subject), evidence)
     raise WireError("a finding was expected")
+
+
+def package_out(package: Package) -> Message:
+    one = package
+    words = [one.type, one.name, one.version, one.architecture, one.source, one.source_version]
+    return {"where": _where_out(one.where), "package": words}
+
+
+def package_in(value: object) -> Package:
+    """Without `distro`, which takes more than one file to know."""
+    match value:
+        case {"where": where, "package": [*words]} if len(words) == _PACKAGE_WORDS:
+            place = _where_in(where)
+            if not isinstance(place, InFile):
+                raise WireError("a package outside any file")
+            return Package(place, *(text_in(word, MAX_PACKAGE_CHARACTERS) for word in words))
+    raise WireError("a package was expected")
 
 
 def row_in(value: object) -> Message:

@@ -80,4 +80,5 @@ class Json(TypeDecorator[Any]):
 
 Key = sa.String(512).with_variant(sa.String(512, collation="C"), "postgresql")
 Name = sa.String(63).with_variant(sa.String(63, collation="C"), "postgresql")
+PackageWord = sa.String(512).with_variant(sa.String(512, collation="C"), "postgresql")
 Serial = sa.BigInteger().with_variant(sa.Integer, "sqlite")

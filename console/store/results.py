@@ -18,7 +18,7 @@ from console.clock import ASTRAY
 from console.looked import Looked
 from console.problems import Refused
 from console.report import Found, Read, read_report
-from console.store import filesets, scans, tables
+from console.store import filesets, packages, scans, tables
 from console.store.database import Database
 from console.store.findings import rank, shown
 from console.store.paging import chunks
@@ -142,6 +142,7 @@ def _done(
     if late:  # a later scan has been heard of: that one says how the machine is
         return
     _gaps(connection, row, read)
+    packages.attach(connection, row.machine, row.kind, read.packages, row.id, seen)
     filesets.attach(connection, row.machine, row.kind, result.file_set, row.id, seen)
     table = tables.image if row.kind == ScanKind.IMAGE.value else tables.instance
     connection.execute(

@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Column, ForeignKey, ForeignKeyConstraint, Index, MetaData, Table
 
-from console.store.columns import Bytes, Escaped, Json, Key, Name, Serial, UtcDateTime
+from console.store.columns import Bytes, Escaped, Json, Key, Name, PackageWord, Serial, UtcDateTime
 
 metadata: Final = MetaData(
     naming_convention={
@@ -303,6 +303,49 @@ machine_files = (
         Column("seen", UtcDateTime, nullable=False),
         CheckConstraint("kind IN ('image', 'instance')", name="kind"),
     )
+)
+
+package = Table(
+    "package",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("digest", sa.String(64), nullable=False, unique=True),  # of what follows
+    Column("type", PackageWord, nullable=False),
+    Column("name", PackageWord, nullable=False, index=True),
+    Column("version", PackageWord, nullable=False),
+    Column("architecture", PackageWord, nullable=False),
+    Column("source", PackageWord, nullable=False, index=True),
+    Column("source_version", PackageWord, nullable=False),
+    Column("distro", PackageWord, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+package_set = Table(  # of all machines with the same packages; never changes
+    "package_set",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("digest", sa.String(64), nullable=False, unique=True),  # of its packages' digests, ascending
+    Column("count", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+package_set_item = Table(
+    "package_set_item",
+    metadata,
+    Column("package", sa.BigInteger, ForeignKey("package.id"), primary_key=True, autoincrement=False),
+    Column("package_set", sa.BigInteger, ForeignKey("package_set.id"), primary_key=True, autoincrement=False),
+    Index("ix_package_set_item_package_set", "package_set"),
+)
+
+machine_packages = Table(  # what the last scan of a machine saw installed; a machine without any it knows has no row
+    "machine_packages",
+    metadata,
+    Column("machine", Key, primary_key=True),
+    Column("kind", sa.String(20), nullable=False),
+    Column("package_set", sa.BigInteger, ForeignKey("package_set.id"), nullable=False, index=True),
+    Column("scan", Name, nullable=False),
+    Column("seen", UtcDateTime, nullable=False),
+    CheckConstraint("kind IN ('image', 'instance')", name="kind"),
 )
 
 policy_version = Table(

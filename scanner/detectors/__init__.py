@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.findings import Detector
+from scanner.detectors.apk_packages import ApkPackages
 from scanner.detectors.authorized_keys import AuthorizedKeys
 from scanner.detectors.deleted_executable import DeletedExecutable
+from scanner.detectors.dpkg_packages import DpkgPackages
 from scanner.detectors.empty_password import EmptyPassword
 from scanner.detectors.ld_preload import LdPreload
 from scanner.detectors.malware import Malware
+from scanner.detectors.os_release import OsRelease
 from scanner.detectors.second_root import SecondRoot
 from scanner.detectors.writable_cron import WritableCron
 from scanner.detectors.writable_systemd_unit import WritableSystemdUnit
@@ -33,10 +36,13 @@ def make_detectors(options: DetectorOptions) -> tuple[Detector, ...]:
             max_file_bytes=options.max_file_bytes,
             timeout_seconds=options.file_timeout_seconds,
         ),
+        ApkPackages(),
         AuthorizedKeys(),
         DeletedExecutable(),
+        DpkgPackages(),
         EmptyPassword(),
         LdPreload(),
+        OsRelease(),
         SecondRoot(),
         WritableCron(),
         WritableSystemdUnit(),

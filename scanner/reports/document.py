@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC
 
-from core.findings import Finding, Gap
+from core.findings import Finding, Gap, Package
 from core.text import escape
 from scanner.report import Coverage, Report, VolumeReport
 from scanner.reports.values import Json, clean, location, plain
@@ -26,6 +26,7 @@ def to_json(report: Report) -> dict[str, Json]:
             _finding(finding, fingerprint)
             for finding, fingerprint in zip(report.findings, report.fingerprints(), strict=True)
         ],
+        "packages": [_package(package) for package in report.packages],
         "gaps": [_gap(gap, accepted=gap.reason in report.accepted) for gap in report.gaps],
         "stats": {
             "files": report.stats.files,
@@ -84,6 +85,20 @@ def _finding(finding: Finding, fingerprint: str) -> dict[str, Json]:
         "subject": clean(finding.subject),
         "evidence": plain(finding.evidence),
         "remedy": clean(finding.rule.remedy),
+    }
+
+
+def _package(package: Package) -> dict[str, Json]:
+    return {
+        "type": clean(package.type),
+        "name": clean(package.name),
+        "version": clean(package.version),
+        "architecture": clean(package.architecture),
+        "source": clean(package.source),
+        "source_version": clean(package.source_version),
+        "distro": clean(package.distro),
+        "volume": package.where.volume,
+        "path": escape(package.where.path),
     }
 
 

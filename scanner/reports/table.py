@@ -6,6 +6,7 @@ markup. Long paths wrap; nothing is cut, but of very many findings and gaps only
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from itertools import groupby
@@ -91,6 +92,9 @@ def _header(report: Report, console: Console) -> None:
     grid.add_row("Work", _text(_coverage(report.coverage)))
     if report.coverage.base_refused:
         grid.add_row("Base", _text(f"not used: {report.coverage.base_refused}", "yellow"))
+    if report.packages:
+        kinds = Counter(package.type for package in report.packages)
+        grid.add_row("Packages", _text(", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))))
     grid.add_row("Rules", _text(f"{report.rules.count:,} (Kumomori {report.version})"))
     if report.guards:
         grid.add_row("Guards", _guards(report.guards))

@@ -121,6 +121,8 @@ CALLS: list[tuple[str, Callable[[Console], Any], Any, str]] = [
      "/v1/fleets/default/orders?after=7&wait_seconds=20"),
     ("files", lambda c: list(c.files("0" * 64)), {"sha256": "0" * 64, "items": [], "instances": 0, "never": 0, "gaps": 0},
      f"/v1/files/{'0' * 64}?limit=1000"),
+    ("packages", lambda c: list(c.packages("bash", version="5.2")), {"items": [], "instances": 0, "never": 0, "gaps": 0},
+     "/v1/packages?name=bash&version=5.2&limit=1000"),
     ("offer_file_set", lambda c: c.offer_file_set("default", "0" * 64, model.FileSetIn(count=0, pieces=0)), {"state": "whole"},
      f"/v1/fleets/default/file-sets/{'0' * 64}"),
     ("send_file_piece", lambda c: c.send_file_piece("default", "0" * 64, 3, model.FilePieceIn()), None,

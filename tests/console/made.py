@@ -117,6 +117,7 @@ def report(
         "result": "findings" if findings else "gaps" if gaps else "clean",
         "volumes": [volume()] if volumes is None else list(volumes),
         "findings": list(findings),
+        "packages": [],
         "gaps": list(gaps),
         "stats": {"files": 10, "bytes_total": 1 << 30, "bytes_read": 4096, "cpu_seconds": 1.5, "wall_seconds": 2.5},
         "coverage": {

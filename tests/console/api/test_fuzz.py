@@ -118,7 +118,7 @@ def test_no_body_is_an_error_of_the_console(running: Running, admin: httpx.Clien
     bodies = [
         (
             method,
-            path.format(fleet=FLEET),
+            path.format(fleet=FLEET, digest="0" * 64, number=0, id="known"),
             values(operation["requestBody"]["content"]["application/json"]["schema"], parts),
         )
         for path, methods in document["paths"].items()

@@ -30,6 +30,7 @@ DOCUMENTED = {
     ("POST", "/v1/findings/reopen"): "triage",
     ("GET", "/v1/gaps"): "read",
     ("GET", "/v1/files/{sha256}"): "read",
+    ("GET", "/v1/packages"): "read",
     ("GET", "/v1/scans"): "read",
     ("GET", "/v1/scans/{id}"): "read",
     ("GET", "/v1/scans/{id}/report"): "read",

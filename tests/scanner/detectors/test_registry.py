@@ -15,7 +15,7 @@ from scanner.detectors import DetectorOptions, make_detectors
 from scanner.detectors.malware import compile_rules
 
 # modules that detectors share
-HELPERS = {"base", "content"}
+HELPERS = {"base", "content", "packages"}
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 

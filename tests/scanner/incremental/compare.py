@@ -63,7 +63,7 @@ def incremental(
 def differences(expected: Report, found: Report, right: Path, wrong: Path) -> list[str]:
     """Between a full and an incremental scan of one disk, and between their manifests; in words, empty if there are none."""
     lines = []
-    for name in ("findings", "gaps", "volumes"):
+    for name in ("findings", "packages", "gaps", "volumes"):
         one, other = getattr(expected, name), getattr(found, name)
         lines += [f"{name}: missed {item}" for item in one if item not in other]
         lines += [f"{name}: made up {item}" for item in other if item not in one]
