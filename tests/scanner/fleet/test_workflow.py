@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from client.model import ScanKind, ScanState
 from core.estate import Disk, Instance, Place
 from demo.disk import build
+from scanner.fleet.tables import file_set
 from tests.scanner.fleet.fleet import Fleet, emulated
 from tests.scanner.fleet.workers import eventually
 
@@ -44,6 +46,7 @@ def test_from_order_to_result(fleet: Fleet) -> None:
     assert reports["web-first"]["result"] == "clean"
     assert reports["vault-first"]["result"] == "gaps", "its key may not be used: never clean"
     assert found["web-first"].usd > 0
+    assert len({one.file_set for one in found.values()} - {""}) == 3
     assert fleet.ours() == set()
     assert [one for one in fleet.ledger() if one.id] == []
     assert fleet.bases() == []
@@ -115,6 +118,11 @@ def test_an_image_once_and_then_its_clones(fleet: Fleet) -> None:
     fleet.order("clone", instance, image=instance.image)
     report = fleet.report(fleet.ended("clone")["clone"])
     assert report["coverage"]["mode"] == "incremental", report["coverage"]
+    with fleet.database.read() as connection:
+        bases = {row.digest: row.base for row in connection.execute(select(file_set))}
+    assert bases[result.file_set] == ""
+    clone = fleet.ended("clone")["clone"].file_set
+    assert clone == result.file_set or bases[clone] == result.file_set
     assert set(fleet.snapshots()) == before
     assert fleet.sweep_objects() == []
 
@@ -135,6 +143,7 @@ def test_a_machine_from_a_file(fleet: Fleet) -> None:
     found = fleet.ended("file", "lost", "other", "none")
     assert fleet.report(found["file"])["result"] == "findings"
     assert {found[name].state for name in ("lost", "other", "none")} == {ScanState.GONE}
+    assert found["file"].file_set
 
 
 def test_a_machine_that_is_gone(fleet: Fleet) -> None:
