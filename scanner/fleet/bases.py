@@ -118,6 +118,10 @@ def keep(
         "bytes": sum(sizes) + manifest_bytes,
         "usd_month": usd_month(order.place.cloud, sizes),
     }
+    before = connection.execute(
+        select(base.c.scan, base.c.object).where(base.c.scan == order.scan, base.c.object != name)
+    ).all()
+    given_up = _give_up(connection, before)  # of an earlier attempt, which was thought dead
     database.insert_missing(connection, base, [row])
     if ours:
         connection.execute(
@@ -132,7 +136,14 @@ def keep(
         .order_by((base.c.scan == order.scan).desc(), base.c.made_ms.desc())
         .offset(most)
     ).all()
-    return _give_up(connection, old)
+    older = _give_up(connection, old)
+    return GivenUp(given_up.resources + older.resources, given_up.objects + older.objects)
+
+
+def unwanted(connection: Connection, order: ScanOrder) -> GivenUp:
+    """What was kept of a machine of which the policy does not want a base any more."""
+    keeps = order.kind is ScanKind.IMAGE or order.place.cloud == "file" or _keep(order.settings) > 0
+    return GivenUp() if keeps else forget(connection, order.machine)
 
 
 def kept_by(connection: Connection, scan_id: str) -> tuple[Snapshot, ...]:

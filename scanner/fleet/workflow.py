@@ -127,7 +127,7 @@ def store(token: str, made: Any) -> Answer:
                 context.fence.guard(connection)
                 draft = draft_of(connection, scan_id, attempt)
                 if draft is None or not draft.manifest_bytes or not bases.is_whole(order, snapshots):
-                    return bases.GivenUp()
+                    return bases.unwanted(connection, order)
                 name = token + bases.SUFFIX
                 return bases.keep(context.database, connection, order, token, name, snapshots, draft.manifest_bytes)
 

@@ -19,7 +19,7 @@ KEY = "MIIEpAIBAAKCAQEA7bq0vV3zZ5" * 4
         (f"-----BEGIN RSA PRIVATE KEY-----\n{KEY}\n-----END RSA PRIVATE KEY-----\nafter", KEY, "after"),
         (f"x -----BEGIN OPENSSH PRIVATE KEY-----\n{KEY}", KEY, "OPENSSH PRIVATE KEY"),
         (f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n{KEY}\n-----END PGP PRIVATE KEY BLOCK-----", KEY, "PGP"),
-        ("aws_access_key_id = AKIAIOSFODNN7EXAMPLE", "IOSFODNN7EXAMPLE", "AKIA"),
+        ("aws_access_key_id = AKIAIOSFODNN7EXAMPLE", "IOSFODNN7EXAMPLE", "aws_access_key_id"),
         ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "wJalrXUtnFEMI", "aws_secret_access_key"),
         ("postgresql://app:s3cr3t!@db.example/x", "s3cr3t!", "postgresql://app:"),
         ("curl https://user:hunter22@host/path", "hunter22", "@host/path"),
@@ -39,6 +39,32 @@ def test_secrets(text: str, secret: str, stays: str) -> None:
     assert secret not in found
     assert MASK in found
     assert stays in found
+
+
+MIXED = "Zq7Xw2Rt9Lm4Kp8Vn3Bc6Yd1Hs5Gf0JaQeWr"
+
+
+@pytest.mark.parametrize("secret", [MIXED, "correcthorsebatterystaple"], ids=["mixed", "words"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *("SecretAccessKey: {}", '"SecretAccessKey": "{}"', "AccountKey={}==;EndpointSuffix=core", "SharedAccessKey={}", "?sv=1&sig={}%3D"),
+        *("AIza{}", "ya29.{}", "sk-ant-api03-{}", "sk-proj-{}", "sk_test_{}", "rk_live_{}", "whsec_{}", "npm_{}", "pypi-AgEI{}", "dop_v1_{}"),
+        *("SG.{}.x", "xapp-1-{}", "https://hooks.slack.com/services/T00/B00/{}", "hf_{}", "glptt-{}", "hvs.{}", "shpat_{}", "AGE-SECRET-KEY-1{}"),
+        *("PuTTY-User-Key-File-2: ssh-rsa\nPrivate-Lines: 1\n{}\nPrivate-MAC: 0", "token: {}", "auth_token={}", "refresh_token={}", "client_secret={}"),
+        *("DB_PASS={}", "PGPASSWORD={}", "MYSQL_PWD={}", "machine h login u password {}", "curl -u user:{} h", "mysql -u root -p{}", "sshpass -p {} ssh h"),
+        *("redis://:{}@h", "//r/:_authToken={}", "passphrase={}", "PrivateKey = {}=", "Authorization: token {}", "X-Api-Key: {}", "h:5432:db:u:{}"),
+        *("password=ab {}", "'password' => '{}'", "<password>{}</password>"),
+    ],
+)  # fmt: skip
+def test_shapes_of_the_world(shape: str, secret: str) -> None:
+    assert secret not in masked_text(shape.format(secret))
+
+
+def test_a_key_beside_nothing_that_names_it() -> None:
+    assert masked_text(f"x {MIXED} y") == f"x {MASK} y"
+    digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    assert masked_text(digest) == digest
 
 
 @pytest.mark.parametrize(
