@@ -370,7 +370,7 @@ def _welcome(url: str, folder: Path, first: str | None) -> None:
     if first is not None:
         lines += [
             f"Token     {first}",
-            "          of an admin, for other machines; it is shown this once and kept nowhere",
+            "          of an admin, for other machines; shown this once, kept nowhere",
         ]
     lines += [
         "",
