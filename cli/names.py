@@ -59,8 +59,9 @@ def short(key: str) -> str:
 
 
 def scan_id(api: Api, word: str) -> str:
-    """The id that begins so, among the latest scans. Raises `ConfigError` if more than one does."""
-    found = [one.id for one in islice(api.scans(), _MOST_LOOKED_AT) if one.id.startswith(word)]
+    """The id that begins so, with or without the kind before it, among the latest scans. Raises `ConfigError` if more than one does."""
+    latest = (one.id for one in islice(api.scans(), _MOST_LOOKED_AT))
+    found = [one for one in latest if one.startswith(word) or one.rpartition("-")[2].startswith(word)]
     if word in found or not found:
         return word
     if len(found) > 1:

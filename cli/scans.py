@@ -94,9 +94,8 @@ def _words(one: ScanOut) -> tuple[str, ...]:
 
 
 def _short(scan: str) -> str:
-    """Enough of an id to be typed: `instance-01234567` of planned scans, `01234567` of others."""
-    kind, dash, digest = scan.rpartition("-")
-    return kind + dash + digest[:_SHOWN]
+    """Enough of an id to be typed: `01234567` of `instance-0123456789…`."""
+    return scan.rpartition("-")[2][:_SHOWN]
 
 
 @with_console

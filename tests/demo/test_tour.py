@@ -22,7 +22,7 @@ def test_the_tour_ends_well_on_a_narrow_terminal() -> None:
         line for line in done.stdout.splitlines() if not line.startswith(("#", "$", "kumomori:", "Console", "Token"))
     ]
     assert max(map(len, lines)) <= 80
-    assert done.stdout.count("image-") == 1
+    assert done.stdout.count("ami-") == 1
     assert "web-1-clone-2" in done.stdout
     assert "webshell_php_eval" in done.stdout.replace("\n", "")
     assert "nothing to delete" in done.stdout
