@@ -16,6 +16,7 @@ from typing import Final
 
 from bench.blocks import block_reading
 from bench.console import console
+from bench.enrolment import enrolment
 from bench.fleet import Crowd, fleet
 from bench.images import many_files, real_files
 from bench.inventory import inventory
@@ -67,6 +68,7 @@ class Sizes:
     console_instances: int = 50_000
     console_results: int = 1_000
     reconcile_instances: int = 50_000
+    enrolments: int = 5
     set_machines: int = 1000
 
 
@@ -90,6 +92,7 @@ QUICK: Final = Sizes(
     console_instances=2_000,
     console_results=50,
     reconcile_instances=2_000,
+    enrolments=1,
     set_machines=30,
 )
 
@@ -159,7 +162,7 @@ def measure_policies(sizes: Sizes, tell: Callable[[str], None]) -> str:
 def measure_reconcile(sizes: Sizes, tell: Callable[[str], None]) -> str:
     """The page on reconciling an account, in Markdown."""
     start = os.getloadavg()[0]
-    text = reconciling(sizes.reconcile_instances).markdown()
+    text = "\n".join([enrolment(sizes.enrolments).markdown(), reconciling(sizes.reconcile_instances).markdown()])
     tell("\n" + text)
     return "\n".join([_head("Reconciling", start), text])
 
