@@ -374,7 +374,7 @@ def test_a_file_that_changes_is_read_again(cloud: Cloud, console: FakeConsole, s
         pytest.param(machine("a", disks=[{"size_bytes": 1}]), "without an `id`", id="disk-without-id"),
         pytest.param(machine("a", disks=[{"id": "x", "size_bytes": -1}]), "is no size", id="negative-size"),
         pytest.param(machine("a", launched="yesterday"), "is no time", id="odd-time"),
-        pytest.param(machine("a", name="\udc00"), "no Unicode", id="half-a-character"),
+        pytest.param(machine("a", name="\udc00"), "stands for no character", id="half-a-character"),
         pytest.param(machine("a") + "x" * (1 << 21), "longer than", id="long"),
     ],
 )
