@@ -360,7 +360,7 @@ class Compared(Document):
 
 
 class Sighting(Document):
-    """Instances as they are now. `launched`: by an event of their launch, so they are new."""
+    """Instances as they are now, or were at `seen`: an older sighting that comes late changes nothing."""
 
     instances: Annotated[tuple[Instance, ...], Field(max_length=MOST_INSTANCES)]
     seen: AwareDatetime
