@@ -21,6 +21,7 @@ from typing import Final, Protocol, Self
 from cloud import Connector
 from core.errors import ConfigError, Error
 from core.estate import Place, Resource
+from core.sqlite import write_ahead
 from core.text import printable
 
 _SCHEMA: Final = """
@@ -50,7 +51,7 @@ class FileLedger:
                 path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
             )
             path.chmod(0o600)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            write_ahead(self._connection, _BUSY_SECONDS)
             self._connection.execute("PRAGMA synchronous=FULL")  # what is intended must survive a power cut
             self._connection.executescript(_SCHEMA)
             self.installation = self._named()

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 
 from core.errors import ConfigError
+from core.sqlite import write_ahead
 
 _BUSY_SECONDS: Final = 30.0
 _CONNECT_SECONDS: Final = 5
@@ -93,7 +94,8 @@ def _sqlite(url: URL) -> sa.Engine:
 
 def _prepare(connection: Any, _: object) -> None:
     connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "trusted_schema = OFF"):
+    write_ahead(connection, _BUSY_SECONDS)
+    for pragma in ("synchronous = NORMAL", "foreign_keys = ON", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {pragma}")
 
 

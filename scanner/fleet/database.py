@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core.errors import ConfigError, Unavailable
+from core.sqlite import write_ahead
 from core.text import printable
 
 _BUSY_SECONDS: Final = 10
@@ -142,7 +143,8 @@ def prepare_file(url: URL) -> None:
 
 
 def set_up_sqlite(connection: sqlite3.Connection) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    write_ahead(connection, _BUSY_SECONDS)
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -43,7 +43,8 @@ def hold_deleted(folder: Path, seed: int) -> dict[int, str]:
 class Writer:
     """One thread in a folder of its own, and in one that all share. It ends with its first unexpected error."""
 
-    def __init__(self, own: Path, shared: Path, seed: int, stop: threading.Event) -> None:
+    def __init__(self, own: Path, shared: Path, seed: int, stop: threading.Event, cutting: threading.Lock) -> None:
+        self.cutting = cutting  # a mapped page that another thread cuts off is a SIGBUS for the whole process
         self.own = own
         self.shared = shared
         self.dice = random.Random(seed)
@@ -122,12 +123,16 @@ class Writer:
 
     def truncate(self) -> None:
         path = self.some()
-        os.truncate(path, self.dice.choice([0, path.stat().st_size // 2, path.stat().st_size + 20_000]))
+        with self.cutting:
+            os.truncate(path, self.dice.choice([0, path.stat().st_size // 2, path.stat().st_size + 20_000]))
 
     def overwrite(self) -> None:
-        with self.some().open("r+b") as stream:
+        with self.cutting, self.some().open("r+b") as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > 100:
+                os.pwrite(
+                    stream.fileno(), b"no hole here", 0
+                )  # on a full disk a hole that is written to is a SIGBUS, too
                 with mmap.mmap(stream.fileno(), 100) as view:
                     view[:100] = self.dice.randbytes(100)
                 stream.seek(self.dice.randrange(size))
@@ -171,13 +176,14 @@ class Load:
 
     def __init__(self, root: Path, seed: int) -> None:
         self.stop = threading.Event()
+        cutting = threading.Lock()
         shared = root / "shared"
         shared.mkdir()
         self.writers = []
         for number in range(3):
             own = root / f"writer{number}"
             own.mkdir()
-            self.writers.append(Writer(own, shared, seed * 10 + number, self.stop))
+            self.writers.append(Writer(own, shared, seed * 10 + number, self.stop, cutting))
         self.threads = [threading.Thread(target=writer.run) for writer in self.writers]
 
     def __enter__(self) -> Self:
