@@ -76,7 +76,8 @@ soak: setup-dev ## the long tests in full; keeps their result in docs/soak.md
 lock: setup-dev ## renew requirements/*.txt from pyproject.toml
 	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra fleet --extra console --extra client --extra cli --extra aws --extra policy --output-file requirements/cli.txt pyproject.toml
 	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra fleet --extra console --extra client --extra cli --extra aws --extra policy --extra demo --output-file requirements/demo.txt pyproject.toml
-	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra fleet --extra console --extra client --extra cli --extra aws --extra policy --extra demo --extra dev --output-file requirements/dev.txt pyproject.toml
+	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra infra --output-file requirements/infra.txt pyproject.toml
+	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra fleet --extra console --extra client --extra cli --extra aws --extra policy --extra demo --extra infra --extra dev --output-file requirements/dev.txt pyproject.toml
 
 clean: ## remove what make made
 	@rm -rf .venv $(VAR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
