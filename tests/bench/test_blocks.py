@@ -14,6 +14,7 @@ def test_the_section() -> None:
         assert words in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ours", "client", "boto3"])
 def test_each_reader_reads_all(kind: str) -> None:
     with server(20, 0) as url:

@@ -13,6 +13,8 @@ import pytest
 from tests.cli.commands import KUMOMORI
 from tests.scanner.sandboxed import file, write_ext4
 
+pytestmark = pytest.mark.slow  # each test is several commands
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR" + b"-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 

@@ -30,6 +30,7 @@ def device(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     subprocess.run(["losetup", "--detach", loop], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_device_reads_like_its_file(kumomori: Kumomori, device: tuple[Path, Path], tmp_path: Path) -> None:
     loop, behind = device
     assert kumomori("scan", "image", loop).code == 0
@@ -38,6 +39,7 @@ def test_a_device_reads_like_its_file(kumomori: Kumomori, device: tuple[Path, Pa
     assert listing[0].out == listing[1].out
 
 
+@pytest.mark.slow
 def test_a_device_that_fails_is_never_clean(kumomori: Kumomori, device: tuple[Path, Path], tmp_path: Path) -> None:
     """What is cut off behind a loop device is an I/O error of that device."""
     loop, behind = device

@@ -125,6 +125,7 @@ def test_cat(kumomori: Kumomori, disk: Path, path: bytes) -> None:
     assert (result.code, result.out, result.err) == (0, CONTENT[path], b"")
 
 
+@pytest.mark.slow
 def test_cat_of_what_ls_printed(kumomori: Kumomori, disk: Path) -> None:
     for row in kumomori("ls", "--format", "jsonl", "--hash", disk).rows:
         if row["type"] == "file":

@@ -83,6 +83,7 @@ def test_ended_in_the_middle_of_a_scan(disks: Path, tmp_path: Path, number: sign
 
 
 @pytest.mark.parametrize("words", [["ls", "--format", "jsonl"], ["ls"], ["cat"], ["scan", "image", "--format", "json"]])
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough(tmp_path: Path, words: list[str]) -> None:
     virus = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
     nodes = [file(b"/%0200d" % number, virus, key="same") for number in range(2000)]

@@ -190,6 +190,7 @@ def test_who_sends_no_whole_request_is_cut_off(tmp_path: Path, monkeypatch: pyte
         assert _cut_off(sent, address)[1] < 5
 
 
+@pytest.mark.slow
 def test_who_waits_for_orders_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "_HEAD_SECONDS", 0.3)
     with Running(settings(tmp_path)) as running:
@@ -201,6 +202,7 @@ def test_who_waits_for_orders_is_not_cut_off(tmp_path: Path, monkeypatch: pytest
                 assert client.get("/v1/fleets/default/orders", params={"wait_seconds": 1.5}).status_code == 200
 
 
+@pytest.mark.slow
 def test_slow_bodies_do_not_keep_out_those_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a few large bodies are read at once: whoever may ask for a dry run must not hold those places for good."""
     monkeypatch.setattr(routes, "_BODY_SECONDS", 0.5)

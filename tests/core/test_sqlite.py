@@ -50,9 +50,11 @@ def test_not_for_ever(busy: tuple[Path, sqlite3.Connection]) -> None:
 
 
 def test_another_reason_is_told_at_once(tmp_path: Path) -> None:
-    connection = sqlite3.connect(f"file:{tmp_path / 'new.sqlite'}?mode=ro", uri=True)
+    file = tmp_path / "plain.sqlite"
+    sqlite3.connect(file).execute("CREATE TABLE one (id)").connection.close()
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
     began = time.monotonic()
-    with pytest.raises(sqlite3.OperationalError, match="open"):
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
         write_ahead(connection, 60)
     connection.close()
     assert time.monotonic() - began < 30

@@ -68,6 +68,7 @@ def _kept(lock: str, rule: str, severity: str) -> bool:
 
 @settings(max_examples=200, deadline=None)
 @given(LOCKS, st.lists(st.tuples(st.sampled_from(["Policy", "Profile"]), SAID), max_size=3), SAID)
+@pytest.mark.slow
 def test_no_child_takes_a_finding_away(lock: str, below: list[tuple[str, Any]], local: Any) -> None:
     top = policy("top", f"lock: [{lock}]\nsettings: {json.dumps(TOP)}")
     texts = [top]

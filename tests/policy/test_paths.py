@@ -79,6 +79,7 @@ _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     st.lists(st.sampled_from(["a", "b", "/", "ab/", "?", "*", "**", "**/"]), max_size=8).map("".join),
     st.text("ab/", max_size=10),
 )
+@pytest.mark.slow
 def test_it_is_what_an_expression_would_say(pattern: str, path: str) -> None:
     parts = re.split(r"(\*\*/|\*\*|\*|.)", pattern)
     expression = "".join(_WILD.get(part, re.escape(part)) for part in parts)

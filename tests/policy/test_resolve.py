@@ -113,6 +113,7 @@ def test_what_is_not_known_of_an_instance_fits_no_pattern(name: str) -> None:
     assert resolved(tree(policy("a", f"selector: {{not: {{{name}: '*'}}}}")), bare).policy == "a"
 
 
+@pytest.mark.slow
 def test_lists_that_add_up_to_too_much_are_refused() -> None:
     def domains(name: str, count: int, parent: str = "", rest: str = "", kind: str = "Policy") -> str:
         words = [f"{name}{number}.example" for number in range(count)]

@@ -69,6 +69,7 @@ def described(app: FastAPI) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+@pytest.mark.slow
 def test_every_route_with_every_scope(running: Running, as_who: AsWho) -> None:
     clients = {scope: as_who(scope, fleet="default" if scope is Scope.FLEET else None) for scope in Scope} | {
         None: as_who()

@@ -33,7 +33,7 @@ from tests.scanner.fleet.duties import Desk, until
 
 _NUMBERS = itertools.count(300000000001)
 AMI = "ami-12c6146b"
-pytestmark = pytest.mark.usefixtures("no_credentials_of_this_machine")
+pytestmark = [pytest.mark.usefixtures("no_credentials_of_this_machine"), pytest.mark.slow]
 
 
 @pytest.fixture
