@@ -46,6 +46,7 @@ class Objects:
                 self._store: Any = LocalStore(where)
             else:
                 options = _TIMES | ({"allow_http": True} if "endpoint" in config or where.startswith("http:") else {})
+                options |= config.pop("client_options", {})
                 self._store = _open(where, client_options=options, **config)
         except (OSError, BaseError, ValueError, TypeError) as error:
             raise ConfigError(f"{printable(str(where))}: manifests cannot be kept there ({_words(error)})") from error

@@ -1,8 +1,14 @@
-"""Where manifests are kept: the same in a folder and in S3, on a real server."""
+"""Where manifests are kept: the same in a folder, in S3 and in Google Cloud Storage.
+
+Google's storage is spoken to by its XML API, which is S3's but for how a caller signs
+(https://cloud.google.com/storage/docs/xml-api/overview): so the S3 server, which checks no signature, stands in for it.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +16,15 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import make_server
 
 from core.errors import CloudError, ConfigError, Corrupt, Gone
 from scanner.fleet.objects import Objects
 from scanner.fleet.sealing import Keys
 
+_SIGNED = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 Raw = Callable[[str, bytes | None], bytes]
 
 
@@ -27,7 +36,26 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(scope="module")
+def gcs() -> Iterator[str]:
+    s3 = DomainDispatcherApplication(create_backend_app)
+
+    def translated(environ: dict[str, Any], start: Any) -> Any:
+        environ["HTTP_AUTHORIZATION"] = _SIGNED
+        for name in ("RAW_URI", "REQUEST_URI"):  # which this server takes as they come, and S3's clients write these plainly
+            environ[name] = environ[name].replace("%2D", "-").replace("%2E", ".").replace("%2F", "/")
+        return s3(environ, start)
+
+    server = make_server("127.0.0.1", 0, translated, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(params=["folder", "s3", "gcs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Objects, Raw]]:
     """The store, and a function that reads or writes what it holds behind its back."""
     keys = Keys.kept_in(tmp_path / "keys")
@@ -41,7 +69,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Obje
 
         yield Objects(folder, keys, scratch=tmp_path / "work"), file
         return
-    endpoint = request.getfixturevalue("s3")
+    endpoint = request.getfixturevalue(request.param)
     words: dict[str, Any] = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
     client = boto3.client("s3", endpoint_url=endpoint, config=Config(s3={"addressing_style": "path"}), **words)
     bucket = f"bucket-{secrets.token_hex(4)}"
@@ -53,6 +81,24 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Obje
         body: bytes = client.get_object(Bucket=bucket, Key=f"some/prefix/{name}")["Body"].read()
         return body
 
+    if request.param == "gcs":
+        account = tmp_path / "service-account.json"
+        account.write_text(
+            json.dumps(
+                {
+                    "gcs_base_url": endpoint,
+                    "disable_oauth": True,
+                    "client_email": "",
+                    "private_key": "",
+                    "private_key_id": "",
+                }
+            )
+        )
+        where = f"gs://{bucket}/some/prefix"
+        config: dict[str, Any] = {"service_account_path": str(account), "skip_signature": True}
+        config["client_options"] = {"allow_http": True}
+        yield Objects(where, keys, scratch=tmp_path / "work", **config), s3_object
+        return
     yield (
         Objects(
             f"s3://{bucket}/some/prefix",
