@@ -191,6 +191,8 @@ def apply(database: Database, wanted: PolicySet, condition: Condition, who: str,
     """
     with database.read() as connection:
         condition.check(_etag(connection))
+    if not wanted.documents and condition.match.strip() in {"", "*"}:
+        raise Refused(422, "there is no policy in it; to take back all, say which by If-Match with their ETag")
     tree = planted(wanted)
     with database.read() as connection:
         estate = list(open_instances(connection))
@@ -231,6 +233,8 @@ def planted(wanted: PolicySet) -> Tree:
 
 
 def _loaded(wanted: PolicySet) -> Tree:
+    if not wanted.documents:  # the last of them was taken back: no policy holds, and no instance is protected
+        return _NOTHING
     tree = load_texts(wanted.documents)
     if not tree.branches:
         raise ConfigError("there is no policy in it; to protect nothing, say `protection.mode: none` and why")

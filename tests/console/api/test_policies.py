@@ -253,3 +253,23 @@ class TestHolds:
             ]
         )
         assert kinds == ["pause"]
+
+
+def test_the_last_document_can_be_taken_back(running: Running, admin: httpx.Client) -> None:
+    made.enrol(running.console.database, "i-1")
+    tag = put(admin, document(), headers=FIRST).headers["etag"]
+    profile = document("p", parent="company").replace("kind: Policy", "kind: Profile") + "until: never\n"
+    for texts, words in (((profile,), "there is no policy `company`"), (("# nothing\n",), "there is no policy in it")):
+        assert words in put(admin, *texts, headers={"If-Match": tag}).text
+    dry = admin.post("/v1/policies/dry-run", json=body()).json()
+    assert dry["problems"] == []
+    assert "no policy holds for 1 of 1 instances" in dry["notes"][0]
+    assert put(admin, headers={"If-Match": '"1-00"'}).status_code == 412
+    assert put(admin, headers={"If-Match": "*"}).status_code == 422, "not by accident"
+    answer = put(admin, headers={"If-Match": tag})
+    assert (answer.status_code, answer.json()["version"]) == (200, 2)
+    assert admin.get("/v1/policies").json()["documents"] == {}
+    found = admin.get("/v1/policies/effective", params={"instance": made.key()}).json()
+    assert (found["version"], found["policy"]) == (2, None)
+    until(lambda: "policy" in admin.get("/v1/instance", params={"key": made.key()}).json()["unprotected"])
+    assert put(admin, document(), headers={"If-Match": answer.headers["etag"]}).json()["version"] == 3
