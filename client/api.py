@@ -68,6 +68,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "release": Route("DELETE", "/v1/schedule/holds", Scope.SCAN),
     "policies": Route("GET", "/v1/policies", Scope.READ),
     "policy_versions": Route("GET", "/v1/policies/versions", Scope.READ),
+    "policy_version": Route("GET", "/v1/policies/versions/{version}", Scope.READ),
     "apply_policies": Route("PUT", "/v1/policies", Scope.POLICY),
     "dry_run": Route("POST", "/v1/policies/dry-run", Scope.READ),
     "effective": Route("GET", "/v1/policies/effective", Scope.READ),
@@ -238,6 +239,10 @@ class Console:
 
     def policy_versions(self) -> list[model.PolicyVersion]:
         return self._list(model.PolicyVersion, "policy_versions")
+
+    def policy_version(self, version: int) -> model.PolicyVersion:
+        """One that holds or held, with its documents. `Gone` if there is none of that number."""
+        return self._document(model.PolicyVersion, "policy_version", path={"version": str(version)})
 
     def apply_policies(self, wanted: model.PolicySet, *, etag: str | None) -> model.PolicyVersion:
         """Apply `wanted` if what holds now is what has `etag` (None: if nothing holds yet), else `Conflict`. `Refused` says where."""

@@ -17,6 +17,7 @@ from core.findings import Severity
 
 MOST_DOCUMENTS: Final = 2_000
 MOST_DOCUMENT_CHARACTERS: Final = 1 << 20
+OF_PROGRAMS: Final = "pulumi/"  # documents below it belong to programs: pulumi/PROJECT/STACK/NAME.yaml
 MOST_INSTANCES: Final = 1_000  # in one request
 MOST_COMPARED: Final = 200_000  # instances of one account in one region
 MOST_REPORT_BYTES: Final = 24 << 20  # of one result, compressed

@@ -153,11 +153,17 @@ def newest(connection: Connection) -> PolicyVersion | None:
     return found[0].model_copy(update={"documents": documents_of(connection, found[0].version)})
 
 
-def listed(connection: Connection, limit: int = 1_000) -> list[PolicyVersion]:
+def numbered(connection: Connection, version: int) -> PolicyVersion | None:
+    """That version with its documents; None if there is none."""
+    found = listed(connection, 1, tables.policy_version.c.version == version)
+    return found[0].model_copy(update={"documents": documents_of(connection, version)}) if found else None
+
+
+def listed(connection: Connection, limit: int = 1_000, *where: sa.ColumnElement[bool]) -> list[PolicyVersion]:
     """Newest first, without their documents."""
     table = tables.policy_version
     names = (table.c.version, table.c.etag, table.c.who, table.c.when, table.c.message)
-    rows = connection.execute(sa.select(*names).order_by(table.c.version.desc()).limit(limit))
+    rows = connection.execute(sa.select(*names).where(*where).order_by(table.c.version.desc()).limit(limit))
     return [PolicyVersion(**row._mapping) for row in rows]  # noqa: SLF001  SQLAlchemy's public name for it
 
 

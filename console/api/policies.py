@@ -8,7 +8,7 @@ from fastapi import Header, Response
 
 from client.model import DryRun, PolicySet, PolicyVersion, Scope
 from console import policies
-from console.api.params import KeyQuery
+from console.api.params import KeyQuery, VersionInPath
 from console.api.routes import needs, ring, router
 from console.clock import now
 from console.context import Console, TheCaller, TheConsole
@@ -37,6 +37,16 @@ def list_policy_versions(console: TheConsole) -> list[PolicyVersion]:
     """Newest first, the last 1,000, without their documents."""
     with console.database.read() as connection:
         return policies.listed(connection)
+
+
+@api.get("/v1/policies/versions/{version}", **needs(Scope.READ, 404))
+def get_policy_version(version: VersionInPath, console: TheConsole) -> PolicyVersion:
+    """With its documents, also of one that holds no longer."""
+    with console.database.read() as connection:
+        found = policies.numbered(connection, version)
+    if found is None:
+        raise Refused(404, "there is no such version of the policies")
+    return found
 
 
 @api.put("/v1/policies", **needs(Scope.POLICY, 412, 413, most_body_bytes=_MOST_SET))

@@ -51,6 +51,10 @@ def test_versions_are_kept_with_who_and_why(admin: httpx.Client) -> None:
     assert second.json()["version"] == 2
     listed = admin.get("/v1/policies/versions").json()
     assert [(one["version"], one["documents"]) for one in listed] == [(2, None), (1, None)]
+    assert admin.get("/v1/policies/versions/1").json() == {**first.json(), "documents": {"p0.yaml": text}}
+    assert admin.get("/v1/policies/versions/2").json()["etag"] == second.json()["etag"]
+    assert admin.get("/v1/policies/versions/3").status_code == 404
+    assert [admin.get(f"/v1/policies/versions/{odd}").status_code for odd in ("0", "-1", "x", 2**31)] == [422] * 4
 
 
 @pytest.mark.parametrize(

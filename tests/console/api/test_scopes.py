@@ -57,6 +57,7 @@ PATHS = {
     "sha256": "0" * 64,
     "digest": "0" * 64,
     "number": 0,
+    "version": 1,
 }
 
 
