@@ -17,6 +17,7 @@ from cli import (
     diff,
     estate,
     files,
+    history,
     listing,
     overview,
     packages,
@@ -54,6 +55,7 @@ estate.app.command("list", short_help="Accounts and sites that the console knows
 estate.app.command("remove", short_help="Protect an account no longer.")(accounts.remove)
 policy.app.command("apply", short_help="Apply the policies of a folder.")(apply.apply)
 policy.app.command("sync", short_help="… if they differ from those that hold.")(apply.sync)
+policy.app.command("history", short_help="Who applied which version, and what changed.")(history.history)
 app.command("up", short_help="Start a console and a fleet on this machine.")(up.up)
 app.command("estate", short_help="Every machine that the console knows.")(overview.estate)
 app.add_typer(overview.findings_app, name="findings", short_help="What is wrong in the machines.")

@@ -237,19 +237,25 @@ class Changed(Protocol):
 
 def print_changes(changes: Sequence[Changed]) -> None:
     """One paragraph for each setting; of its instances the first five."""
+    for line in change_lines(changes):
+        sys.stdout.write(f"{line}\n")
+
+
+def change_lines(changes: Sequence[Changed]) -> list[str]:
+    """Printable."""
+    lines = []
     for one in changes:
         count = getattr(one, "count", len(one.instances))
-        sys.stdout.write(printable(f"{one.setting}: {_or_nothing(one.old)} -> {_or_nothing(one.new)}") + "\n")
+        lines.append(printable(f"{one.setting}: {_or_nothing(one.old)} -> {_or_nothing(one.new)}"))
         names = [printable(name) for name in one.instances[:_SHOWN]]
         more = f" and {count - len(names):,} more" if count > len(names) else ""
-        sys.stdout.write(f"    {count:,}: {', '.join(names)}{more}\n")
+        lines.append(f"    {count:,}: {', '.join(names)}{more}")
     touched = {name for one in changes for name in one.instances}
     if not changes:
-        sys.stdout.write("Nothing changes.\n")
-        return
+        return ["Nothing changes."]
     least = max(len(touched), *(getattr(one, "count", 0) for one in changes), 0)
     exact = all(getattr(one, "count", 0) <= len(one.instances) for one in changes)
-    sys.stdout.write(f"\nSomething changes for {'' if exact else 'at least '}{_count(least, 'instance')}.\n")
+    return [*lines, "", f"Something changes for {'' if exact else 'at least '}{_count(least, 'instance')}."]
 
 
 def _or_nothing(value: object) -> str:

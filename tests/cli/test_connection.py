@@ -80,7 +80,7 @@ def test_files_that_hold_no_token(tmp_path: Path, raw: bytes) -> None:
 COMMANDS = [
     "up", "worker", "sweep", "estate", "findings", "findings accept", "findings reopen", "gaps", "scans",
     "scan start", "scan show", "scan stop", "scan pause", "scan resume", "schedule list", "schedule hold", "schedule release",
-    "cloud add aws", "cloud add file", "cloud list", "cloud remove", "policy apply", "policy sync",
+    "cloud add aws", "cloud add file", "cloud list", "cloud remove", "policy apply", "policy sync", "policy history",
     "token create", "token list", "token revoke",
 ]  # fmt: skip
 
