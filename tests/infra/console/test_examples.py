@@ -56,3 +56,15 @@ def test_it_runs(name: str, tmp_path: Path, running: Running, secret: Secret, ap
     assert holding(api)[1] == {}
     assert [one.account for one in api.accounts()] == ["123456789012"], "what was there before"
     assert [one.state for one in api.findings()] == [FindingState.OPEN], "and no finding is lost"
+
+
+def test_the_lines_in_the_documentation(tmp_path: Path, running: Running, secret: Secret, api: Console) -> None:
+    text = (EXAMPLES.parents[1] / "docs/iac.md").read_text().partition("## Policies and accounts in the console")[2]
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    assert len(lines.splitlines()) <= 20
+    config = {"kumomori:console": running.address, "kumomori:token": secret("pulumi")}
+    with Engine(tmp_path, config) as engine:
+        engine.up(lambda: exec(lines, {})).ok()
+        assert len(holding(api)[1]) == 3
+        assert [one.account for one in api.accounts()] == ["123456789012"]
+        engine.destroy().ok()
