@@ -6,7 +6,7 @@ company = Policy("company", settings={"actions": {"critical": ["alert", "isolate
 Schedule("nightly", parent=company, cron="0 2 * * *", time_zone="Europe/Berlin")
 CloudAccount("production", account="123456789012", role="KumomoriScanner")
 
-Address and token of the console: `infra.console.provider`. They stand in no state.
+Address and token of the console: `infra.console.provider`. Nothing of them stands in a resource.
 """
 
 from infra.console.account import CloudAccount

@@ -14,7 +14,7 @@ from client.model import AccountIn, AccountOut
 from core.errors import Conflict, Gone
 from core.text import printable
 from infra.console.policy import Json
-from infra.console.provider import ConsoleProvider, failure, is_unknown
+from infra.console.provider import ConsoleProvider, failure, is_unknown, refuse_open_token
 
 _FIELDS: Final = tuple(AccountIn.model_fields)
 
@@ -125,6 +125,7 @@ class CloudAccount(Resource, module="kumomori", name="CloudAccount"):
         instances_file: pulumi.Input[str] = "",
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
+        refuse_open_token()
         props: Mapping[str, Any] = {
             "cloud": cloud,
             "account": account,

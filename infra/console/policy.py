@@ -19,7 +19,15 @@ from pulumi.dynamic import CheckResult, CreateResult, DiffResult, ReadResult, Re
 from client.api import Console, Refused
 from client.model import MOST_DOCUMENTS, PolicySet, PolicyVersion
 from core.errors import ConfigError, Conflict, Gone, LimitExceeded, Throttled
-from infra.console.provider import ConsoleProvider, document_name, failure, is_unknown, place, refusal
+from infra.console.provider import (
+    ConsoleProvider,
+    document_name,
+    failure,
+    is_unknown,
+    place,
+    refusal,
+    refuse_open_token,
+)
 
 API_VERSION: Final = "kumomori/v1"
 MOST_BYTES: Final = 512 << 10  # of one document; the console's own bound
@@ -197,6 +205,7 @@ class DocumentResource(Resource, module="kumomori", name="Document"):
         *,
         checked: bool = True,
     ) -> None:
+        refuse_open_token()
         kept_as = document_name(resource_name)
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
         mark = f"# Pulumi {owner}: {type(self).__name__} {resource_name}; what is changed here by hand is changed back"

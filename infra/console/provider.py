@@ -1,11 +1,14 @@
 """What all resources over the console's API share: how the console is found, and how its refusals are said.
 
 Address and token are read in the provider's own process, each time it starts, both from one place: Pulumi's configuration
-(`pulumi config set kumomori:console URL`, `pulumi config set --secret kumomori:token`), else the environment variables of the
-`kumomori` command (KUMOMORI_CONSOLE and KUMOMORI_TOKEN_FILE). A configured address never gets a token from the environment: who
-may change the one need not know the other. `kumomori:ca` or KUMOMORI_CA: certificates (PEM) to trust.
+(`kumomori:console` and the secret `kumomori:token`), else the environment variables of the `kumomori` command (KUMOMORI_CONSOLE and
+KUMOMORI_TOKEN_FILE). A configured address never gets a token from the environment: who may change the one need not know the
+other. `kumomori:ca` or KUMOMORI_CA: certificates (PEM) to trust.
 
-Source: https://www.pulumi.com/docs/iac/concepts/resources/dynamic-providers/ (`configure`).
+Nothing of it is an input or output of a resource. But Pulumi itself keeps a stack's whole configuration in the state, as inputs of the
+provider `pulumi-python` (secrets encrypted); what comes from the environment stands nowhere. Sources:
+https://www.pulumi.com/docs/iac/concepts/resources/dynamic-providers/ (`configure`), GetPackageConfig in pkg/resource/deploy/target.go of
+pulumi/pulumi.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, Final
 
 import pulumi
 from pulumi.dynamic import CheckFailure, ConfigureRequest, ResourceProvider
+from pulumi.runtime import config
 
 from client.api import Console, Refused
 from client.transport import MOST_TOKEN_CHARACTERS
@@ -29,8 +33,8 @@ _SHOWN_PROBLEMS: Final = 20
 _SHOWN_CHARACTERS: Final = 200
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _HOW: Final = (
-    "set both `pulumi config set kumomori:console URL` and `pulumi config set --secret kumomori:token`, "
-    "or KUMOMORI_CONSOLE and KUMOMORI_TOKEN_FILE in the environment"
+    "set KUMOMORI_CONSOLE and KUMOMORI_TOKEN_FILE in the environment, "
+    "or both `pulumi config set kumomori:console URL` and `pulumi config set --secret kumomori:token`"
 )
 
 
@@ -62,6 +66,17 @@ def connect(configured: Mapping[str, Any], environment: Mapping[str, str]) -> Co
         token = _token(Path(path))
     trusted = ca or environment.get("KUMOMORI_CA", "")
     return Console(url, token, timeout_seconds=TIMEOUT_SECONDS, ca=Path(trusted) if trusted else None)
+
+
+def refuse_open_token() -> None:
+    """Called in the program: a provider does not know which of the configuration is secret. Raises `ConfigError`."""
+    name = "kumomori:token"
+    secret = config.is_config_secret(name) or name in config.get_config_secret_keys_env()
+    if config.get_config(name) is not None and not secret:
+        raise ConfigError(
+            f"`{name}` stands in the stack's file and state for everybody to read: revoke it, "
+            f"and set another by `pulumi config set --secret {name}`"
+        )
 
 
 def _token(path: Path) -> str:

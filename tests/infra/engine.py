@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -119,11 +119,14 @@ class Engine:
         project: str = "acme",
         stack: str = "dev",
         environment: Mapping[str, str] | None = None,
+        secrets: Sequence[str] = ("kumomori:token",),
     ) -> None:
+        """`secrets`: keys of `config` that were set with --secret."""
         self.path: Final = folder / f"{project}.{stack}.json"
         self.log: Final = folder / f"{project}.{stack}.log"
         self.project, self.stack = project, stack
         self._config = dict(config or {})
+        self._secrets = list(secrets)
         self._environment = dict(environment or {})
         self.resources: dict[str, Resource] = {}
         if self.path.exists():
@@ -199,7 +202,7 @@ class Engine:
         pulumi.runtime.set_mocks(
             monitor.mocks, project=self.project, stack=self.stack, preview=dry, monitor=monitor, logger=quiet
         )
-        pulumi.runtime.set_all_config(self._config)
+        pulumi.runtime.set_all_config(self._config, self._secrets)
         # of several resources that fail at once only the first is asked for its error
         loop: asyncio.AbstractEventLoop = _ensure_event_loop()  # type: ignore[no-untyped-call]
         loop.set_exception_handler(lambda *_: None)

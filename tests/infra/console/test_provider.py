@@ -8,7 +8,7 @@ from client.api import Refused
 from client.model import PolicyProblem
 from console.serve import Running
 from core.errors import ConfigError
-from infra.console import Policy
+from infra.console import CloudAccount, Policy
 from infra.console.provider import connect, refusal
 from tests.infra.console.conftest import Secret
 from tests.infra.engine import Engine
@@ -74,3 +74,13 @@ def test_a_refusal_is_bounded_and_printable() -> None:
     assert not {"\x1b", "\u202e"} & set(said)
     odd = PolicyProblem(document="x", line=99, column=1, problem="p")
     assert str(refusal(Refused("no", (odd,)), {"x": "one line"})).endswith("  x:99:1: p")
+
+
+def test_a_token_that_is_configured_in_the_open_is_refused(tmp_path: Path, running: Running, secret: Secret) -> None:
+    """Pulumi would keep it as it is, in the stack's file and in the state."""
+    config = {"kumomori:console": running.address, "kumomori:token": secret("ci")}
+    for program in (lambda: Policy("web"), lambda: CloudAccount("web", account="1")):
+        with Engine(tmp_path, config, secrets=()) as engine:
+            said = engine.preview(program).refused()
+        assert "pulumi config set --secret kumomori:token" in said
+        assert config["kumomori:token"] not in said
