@@ -94,7 +94,10 @@ def look(
                 base = bases.choose(context.database, connection, order)
             readable = [one for one in there if one.id] or there
             report = _scan_snapshots(context, site, readable, options, base, folder, hear)
-            report = _with_lost(report, [one for one in there if one not in readable])
+            lost = [one for one in there if one not in readable]
+            report = _with_lost(
+                report, [(one.device or one.disk, one.detail or "it could not be snapshotted") for one in lost]
+            )
             spent = context.clouds.spent(site)
         moments.at("scan:read")
         size = 0
@@ -176,17 +179,16 @@ def _scan_files(disks: Sequence[Disk], order: ScanOrder, options: ScanOptions, h
         raise ConfigError(f"{order.machine}: has no disk image to scan")
     if not any(path.exists() for path in paths):
         raise Gone(f"{order.machine}: none of its disk images is there")
-    return scan_machine(paths, options, _Hearing(hear))
+    report = scan_machine(paths, options, _Hearing(hear))
+    return _with_lost(report, [(one.id, one.obstacle) for one in disks if one.obstacle])
 
 
-def _with_lost(report: Report, lost: Sequence[Snapshot]) -> Report:
-    """Disks that have no snapshot are gaps, and no disks to the scanner: so those of the base and those of now are the same."""
+def _with_lost(report: Report, lost: Sequence[tuple[str, str]]) -> Report:
+    """Disks that cannot be read (name and reason) are gaps, and no disks to the scanner: so those of the base and those of now
+    are the same."""
     first = len(report.target)
-    gaps = tuple(
-        Gap(OnDisk(number), GapReason.UNREADABLE, one.detail or "it could not be snapshotted")
-        for number, one in enumerate(lost, first)
-    )
-    target = tuple(one.device or one.disk for one in lost)
+    gaps = tuple(Gap(OnDisk(number), GapReason.UNREADABLE, why) for number, (_, why) in enumerate(lost, first))
+    target = tuple(name for name, _ in lost)
     return replace(report, target=report.target + target, gaps=report.gaps + gaps) if lost else report
 
 
