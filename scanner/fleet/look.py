@@ -23,7 +23,7 @@ from scanner.fleet.bases import Base
 from scanner.fleet.clouds import Spent, accounts
 from scanner.fleet.context import Context
 from scanner.fleet.database import Database
-from scanner.fleet.inventory import machines
+from scanner.fleet.inventory import machines, signature
 from scanner.fleet.masking import masked
 from scanner.fleet.tables import draft
 from scanner.machine import ScanOptions, scan_machine
@@ -179,7 +179,19 @@ def _scan_files(disks: Sequence[Disk], order: ScanOrder, options: ScanOptions, h
         raise ConfigError(f"{order.machine}: has no disk image to scan")
     if not any(path.exists() for path in paths):
         raise Gone(f"{order.machine}: none of its disk images is there")
+    before = [signature(path) for path in paths]
     report = scan_machine(paths, options, _Hearing(hear))
+    # A machine that runs on it, or a copy that is not whole yet: what was read is no state that the disk ever had.
+    changed = tuple(
+        Gap(
+            OnDisk(number),
+            GapReason.UNREADABLE,
+            "the image was changed or replaced while it was read; scan a copy of it",
+        )
+        for number, (path, then) in enumerate(zip(paths, before, strict=True))
+        if signature(path) != then
+    )
+    report = replace(report, gaps=report.gaps + changed)
     return _with_lost(report, [(one.id, one.obstacle) for one in disks if one.obstacle])
 
 
