@@ -118,7 +118,7 @@ def checked_url(url: str) -> URL:
 
 def _sqlite_engine(url: URL) -> Engine:
     prepare_file(url)
-    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None})
+    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:
@@ -150,7 +150,7 @@ def set_up_sqlite(connection: sqlite3.Connection) -> None:
 
 def postgres_engine(url: URL) -> Engine:
     """Its sessions give up instead of waiting for ever; a session that the server ended is replaced before it is used."""
-    return create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES)
+    return create_engine(url, pool_pre_ping=True, connect_args=_POSTGRES, hide_parameters=True)
 
 
 @contextmanager

@@ -192,7 +192,7 @@ def engine_file(url: URL) -> URL:
 def sqlite_engine(url: URL) -> Engine:
     """As DBOS makes its own (it begins its transactions by itself), with WAL, which it does not set."""
     prepare_file(url)
-    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:

@@ -7,11 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, make_url, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from core.errors import ConfigError, Unavailable
 from scanner.fleet.database import Database
+from scanner.fleet.engine import sqlite_engine
 from scanner.fleet.tables import metadata, slot
 
 
@@ -139,3 +140,23 @@ def test_only_one_module_knows_the_engine() -> None:
         if any(line.startswith(("import dbos", "from dbos")) for line in path.read_text().splitlines())
     }
     assert known == {"scanner/fleet/engine.py"}
+
+
+def test_a_fault_of_ours_quotes_no_value(url: str) -> None:
+    """Orders, roles' external ids and reports are values; a fault's words go to the log and, of a step, to the console."""
+    database = Database(url)
+    metadata.create_all(database.engine)
+    row = {"name": "slot-1", "worker": "hunter22"}
+    with pytest.raises(IntegrityError) as fault, database.write() as connection:
+        connection.execute(insert(slot).values(**row))
+        connection.execute(insert(slot).values(**row))
+    assert "hunter22" not in str(fault.value)
+    database.close()
+
+
+def test_nor_does_one_of_the_engine(tmp_path: Path) -> None:
+    engine = sqlite_engine(make_url(f"sqlite:///{tmp_path}/engine.sqlite"))
+    with pytest.raises(OperationalError) as fault, engine.begin() as connection:
+        connection.execute(text("SELECT :value FROM nowhere"), {"value": "hunter22"})
+    assert "hunter22" not in str(fault.value)
+    engine.dispose()
