@@ -22,7 +22,7 @@ from core.errors import ConfigError, Unavailable
 from scanner.fleet.database import Database
 from scanner.fleet.migrations import upgrade
 from scanner.fleet.settings import Settings
-from scanner.fleet.slots import Fence, Fenced, Slot, claim, release
+from scanner.fleet.slots import Fence, Fenced, Silence, Slot, claim, release
 
 EXIT_FENCED: Final = os.EX_TEMPFAIL
 EXIT_FAULT: Final = os.EX_SOFTWARE
@@ -76,9 +76,10 @@ def _ready(database: Database, ended: threading.Event) -> None:
 def _taken(database: Database, settings: Settings, name: str, ended: threading.Event) -> Slot | None:
     """Waits until nobody else has the duty; None if it was told to end first."""
     holder, worker = str(uuid.uuid4()), f"{socket.gethostname()}, process {os.getpid()}"
+    silence = Silence()
     while not ended.is_set():
         try:
-            if slot := claim(database, holder, [name], settings.lease_seconds, worker=worker):
+            if slot := claim(database, holder, [name], settings.lease_seconds, worker=worker, silence=silence):
                 return slot
         except Unavailable as error:
             _say(f"{name}: {error}")

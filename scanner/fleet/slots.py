@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Self
 
-from sqlalchemy import ColumnElement, Connection, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, or_, select, update
 
 from core.errors import ConfigError, Error, Unavailable
 from scanner.fleet.database import Database
@@ -44,6 +44,24 @@ class Slot:
     since: float  # by `boot_seconds`, before it was asked for
 
 
+class Silence:
+    """Holders that were not heard of for as long as their lease, by a clock that nobody sets: they are dead, whatever time it is.
+
+    The database's clock may have been set back since a lease was written down, by years: then that lease does not end.
+    """
+
+    def __init__(self, clock: Callable[[], float] = boot_seconds) -> None:
+        self._clock = clock
+        self._heard: dict[tuple[str, int, int], float] = {}
+
+    def over(self, held: Iterable[tuple[str, int, int, int]]) -> list[tuple[str, int, int]]:
+        """Of held slots (name, epoch, heartbeat and end of the lease in milliseconds) those; to be asked again and again."""
+        now = self._clock()
+        lengths = {(name, epoch, beat): (ends - beat) / 1000 for name, epoch, beat, ends in held}
+        self._heard = {one: self._heard.get(one, now) for one in lengths}
+        return [one for one, length in lengths.items() if now - self._heard[one] > length]
+
+
 def claim(
     database: Database,
     holder: str,
@@ -52,21 +70,28 @@ def claim(
     *,
     worker: str = "",
     unfinished: ColumnElement[bool] | None = None,
+    silence: Silence | None = None,
 ) -> Slot | None:
     """Take one of `slots` that is free or whose lease ended; None if all are held. Raises `Unavailable`.
 
     Those whose holder died come first, they have scans to go on with; before them those for which `unfinished` (an
-    expression over the table of slots) is true. `worker` says where we run.
+    expression over the table of slots) is true. `worker` says where we run. Whoever asks again and again gives the same `silence`.
     """
     since = boot_seconds()
     table = slots_table.c
     with database.write() as connection:
         database.insert_missing(connection, slots_table, [{"name": name} for name in slots])
         now_ms = database.now_ms(connection)
+        free = [table.holder.is_(None), table.lease_ends_ms <= now_ms]
+        if silence is not None:
+            beats = (table.name, table.epoch, table.heartbeat_ms)
+            held = select(*beats, table.lease_ends_ms).where(table.name.in_(slots), table.lease_ends_ms > now_ms)
+            silent = silence.over((row[0], row[1], row[2], row[3]) for row in connection.execute(held).all())
+            free += [and_(*(column == value for column, value in zip(beats, one, strict=True))) for one in silent]
         first = [] if unfinished is None else [case((unfinished, 0), else_=1)]
         row = connection.execute(
             select(table.name, table.epoch)
-            .where(table.name.in_(slots), or_(table.holder.is_(None), table.lease_ends_ms <= now_ms))
+            .where(table.name.in_(slots), or_(*free))
             .order_by(*first, case((table.holder.is_not(None), 0), else_=1), table.heartbeat_ms, table.name)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -114,9 +139,10 @@ def wait_for(
     Raises `ConfigError` as soon as the holder is seen alive: two workers were told the same slot.
     """
     seen: tuple[str, int] | None = None
+    silence = Silence()
     while True:
         try:
-            if taken := claim(database, holder, [name], lease_seconds, worker=worker):
+            if taken := claim(database, holder, [name], lease_seconds, worker=worker, silence=silence):
                 return taken
             with database.read() as connection:
                 row = connection.execute(select(slots_table).where(slots_table.c.name == name)).one()

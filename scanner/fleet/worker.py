@@ -26,7 +26,7 @@ from core.text import printable
 from scanner.fleet import engine
 from scanner.fleet.database import Database
 from scanner.fleet.settings import PREFIX
-from scanner.fleet.slots import Fence, Fenced, Slot, boot_seconds, claim, release, wait_for
+from scanner.fleet.slots import Fence, Fenced, Silence, Slot, boot_seconds, claim, release, wait_for
 
 EXIT_FENCED: Final = os.EX_TEMPFAIL
 _FORGET_SECONDS: Final = 600.0  # between looks for what may be forgotten
@@ -119,9 +119,10 @@ def _taken(database: Database, options: argparse.Namespace) -> Slot:
         return wait_for(database, holder, options.slot, options.lease, worker=worker, pause_seconds=pause)
     names = [f"slot-{number}" for number in range(1, options.slots + 1)]
     waiting = threading.Event()
+    silence = Silence()
     while True:
         try:
-            if slot := claim(database, holder, names, options.lease, worker=worker):
+            if slot := claim(database, holder, names, options.lease, worker=worker, silence=silence):
                 return slot
         except Unavailable as error:
             _say(str(error))

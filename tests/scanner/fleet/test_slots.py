@@ -98,6 +98,52 @@ def test_a_dead_holders_slot_is_waited_for(database: Database) -> None:
     assert wait_for(database, "b", "slot-1", 60, pause_seconds=0.05).epoch == 2
 
 
+# the clock of the machine is set
+
+
+YEARS_MS = 9 * 365 * 86_400_000
+
+
+def jump(database: Database, name: str = "slot-1", ms: int = YEARS_MS) -> None:
+    """As if the clock had been ahead by so much when the slot was last heard of."""
+    with database.write() as connection:
+        moved = {"lease_ends_ms": table.c.lease_ends_ms + ms, "heartbeat_ms": table.c.heartbeat_ms + ms}
+        connection.execute(update(table).where(table.c.name == name).values(**moved))
+
+
+@pytest.mark.parametrize("ms", [3_600_000, YEARS_MS])
+def test_a_dead_holder_whose_clock_was_ahead(database: Database, ms: int) -> None:
+    taken(database, "dead", lease=30)
+    jump(database, ms=ms)
+    now = 1000.0
+    silence = slots.Silence(lambda: now)
+    assert claim(database, "b", ["slot-1"], 30, silence=silence) is None
+    now += 29
+    assert claim(database, "b", ["slot-1"], 30, silence=silence) is None, "its lease may still be good"
+    now += 2
+    found = claim(database, "b", ["slot-1"], 30, silence=silence)
+    assert found is not None
+    assert found.epoch == 2
+
+
+def test_a_living_holder_whose_clock_was_ahead(database: Database) -> None:
+    held = taken(database, "alive", lease=30)
+    jump(database)
+    now = 1000.0
+    silence = slots.Silence(lambda: now)
+    for _ in range(10):
+        assert claim(database, "b", ["slot-1"], 30, silence=silence) is None
+        now += 20
+        time.sleep(0.002)  # a heartbeat is known by its millisecond
+        assert renew(database, held)
+
+
+def test_a_dead_duty_is_waited_for_by_no_clock_that_is_set(database: Database) -> None:
+    taken(database, "dead", lease=0.5)
+    jump(database)
+    assert wait_for(database, "b", "slot-1", 60, pause_seconds=0.05).epoch == 2
+
+
 # the fence
 
 
