@@ -309,15 +309,29 @@ def again(database: Database, connection: Connection, scan_id: str, detail: str,
 
 
 def rescue(database: Database, connection: Connection) -> int:
-    """Let scans wait anew whose slot has had no worker for long, as when a fleet is made smaller; how many there were."""
+    """Let scans wait anew whose slot has had no worker for long, as when a fleet is made smaller; how many there were.
+
+    Those that are to be tried again later than ever are, as the clock has been set back since, are tried now.
+    """
+    due = kept.now_ms(database, connection)
+    late = due + 2 * int(_LONGEST_PAUSE_SECONDS * 1000)
+    connection.execute(
+        update(scan)
+        .where(scan.c.state == ScanState.WAITING, scan.c.failures > 0, scan.c.not_before_ms > late)
+        .values(not_before_ms=due)
+    )
     now = database.now_ms(connection)
+    long = int(ABANDONED_SECONDS * 1000)
     lost = connection.execute(
         select(scan.c.id)
         .join(slot, slot.c.name == scan.c.slot)
         .where(
             scan.c.state == ScanState.RUNNING,
-            slot.c.lease_ends_ms < now,
-            slot.c.heartbeat_ms < now - int(ABANDONED_SECONDS * 1000),
+            or_(
+                (slot.c.lease_ends_ms < now) & (slot.c.heartbeat_ms < now - long),
+                slot.c.heartbeat_ms
+                > now + long,  # of before the clock was set back: who lives says so every few seconds
+            ),
         )
         .limit(_MOST_AT_ONCE)
     ).scalars()

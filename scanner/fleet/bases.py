@@ -118,6 +118,9 @@ def keep(
         "bytes": sum(sizes) + manifest_bytes,
         "usd_month": usd_month(order.place.cloud, sizes),
     }
+    # The last one is the last, also if the clock has been set back since the one before.
+    made = select(func.coalesce(func.max(base.c.made_ms), 0)).where(base.c.machine == order.machine)
+    row["made_ms"] = max(now, connection.execute(made).scalar_one() + 1)
     before = connection.execute(
         select(base.c.scan, base.c.object).where(base.c.scan == order.scan, base.c.object != name)
     ).all()

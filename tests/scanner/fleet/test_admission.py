@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from client.model import ResultIn, ScanKind, ScanOrder, ScanState, Why
 from core.estate import Instance, Place
@@ -17,7 +17,7 @@ from scanner.fleet.admission import MOST_FAILURES, Asked, Serving
 from scanner.fleet.database import Database
 from scanner.fleet.migrations import upgrade
 from scanner.fleet.slots import Fence, Fenced
-from scanner.fleet.tables import outbox, scan
+from scanner.fleet.tables import outbox, scan, slot
 from scanner.fleet.turn import Limits
 
 HERE = Place("aws", "111122223333", "eu-central-1")
@@ -276,3 +276,27 @@ def test_tokens(token: str, scan_id: str, attempt: int) -> None:
     assert admission.scan_of(token) == (scan_id, attempt)
     if attempt:
         assert admission.token(scan_id, attempt) == token
+
+
+@pytest.mark.parametrize("hours", [3, 9 * 365 * 24])
+def test_a_clock_that_was_ahead_when_a_scan_failed(site: Site, hours: int) -> None:
+    """It was to be tried again in half a minute, not in years; what was ordered for later stays so."""
+    site.order(an_order("one"), an_order("later", due_seconds=80_000))
+    site.pass_time(hours * 3600)
+    assert site.claim(capacity=1) == "one-1"
+    site.do(admission.again, "one", "throttled")
+    site.pass_time(-hours * 3600)
+    assert site.claim() is None
+    site.do(admission.rescue)
+    assert site.claim() == "one-2"
+    assert site.claim() is None
+
+
+def test_a_slot_that_died_while_the_clock_was_ahead(site: Site) -> None:
+    site.order(an_order("one"))
+    assert site.claim() == "one-1"
+    with site.database.write() as connection:
+        ahead = {"lease_ends_ms": slot.c.lease_ends_ms + 10**11, "heartbeat_ms": slot.c.heartbeat_ms + 10**11}
+        connection.execute(update(slot).where(slot.c.name == "slot-1").values(**ahead))
+    assert site.do(admission.rescue) == 1
+    assert site.row("one").state == ScanState.WAITING

@@ -72,3 +72,18 @@ def test_a_policy_that_wants_none_any_more(site: Site, most: int | None, left: l
         given_up = bases.unwanted(connection, later)
     assert [one.id for one in given_up.resources] == ([] if left else ["snap-1"])
     assert rows(site)[0] == left
+
+
+def test_the_last_one_is_the_last_whatever_the_clock_says(site: Site) -> None:
+    """Made while the clock was years ahead, an old base would be begun from for years."""
+    both = {"base_snapshots.keep": 2}
+    site.pass_time(9 * 365 * 86_400)
+    keep(site, machine_order("one", both), 1, "snap-1")
+    site.pass_time(-9 * 365 * 86_400)
+    keep(site, machine_order("two", both), 1, "snap-2")
+    keep(site, machine_order("three", both), 1, "snap-3")
+    assert rows(site)[0] == ["three-1.manifest", "two-1.manifest"]
+    with site.database.read() as connection:
+        found = bases.choose(site.database, connection, machine_order("four", both))
+    assert found is not None
+    assert found.scan == "three"
