@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Select, delete, func, insert, or_, select, text, update
 
 from client.model import ENDED, ResultIn, ScanOrder, ScanState, Why
 from core.text import printable
@@ -25,6 +25,8 @@ from scanner.fleet.turn import Candidate, Limits, Load, choose
 MOST_FAILURES: Final = 5
 MOST_DETAIL: Final = 1000
 ABANDONED_SECONDS: Final = 3600.0
+OVERDUE_SECONDS: Final = 3600.0  # who has been due for so long has a part of the turns, whatever its priority: …
+_OLDEST_EVERY: Final = 4  # … one of so many
 _FIRST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _LOCK: Final = 0x61646D69  # of PostgreSQL: one claim at a time
@@ -167,19 +169,33 @@ def claim(database: Database, fence: Fence, serving: Serving) -> str | None:
         load = Load.of(Candidate(*row) for row in running)
         if load.is_full(serving.limits):
             return None
+        # Without this, machines that come and go all day would keep those on a schedule from ever being scanned.
+        turn = int(kept.read(connection, kept.TURN, "0"))
         waiting = select(*_COLUMNS).where(
             scan.c.state == ScanState.WAITING,
             scan.c.not_before_ms <= now,
             *([scan.c.cloud.in_(serving.clouds)] if serving.clouds else ()),
             *([or_(scan.c.region.in_(serving.regions), scan.c.cloud == "file")] if serving.regions else ()),
         )
-        rows = connection.execute(waiting.order_by(scan.c.priority, scan.c.not_before_ms, scan.c.id))
-        chosen = choose((Candidate(*row) for row in rows), load, serving.limits)
-        rows.close()
+        chosen = None
+        if turn % _OLDEST_EVERY == 0:
+            late = waiting.where(scan.c.not_before_ms <= now - int(OVERDUE_SECONDS * 1000))
+            chosen = _first(connection, late.order_by(scan.c.not_before_ms, scan.c.id), load, serving.limits)
+        chosen = chosen or _first(
+            connection, waiting.order_by(scan.c.priority, scan.c.not_before_ms, scan.c.id), load, serving.limits
+        )
         if chosen is None:
             return None
+        kept.write(connection, kept.TURN, str((turn + 1) % _OLDEST_EVERY))
         # asked for anew: it begins after all that were seen to have ended
         return _start(connection, chosen.id, mine, kept.now_ms(database, connection))
+
+
+def _first(connection: Connection, waiting: Select[Any], load: Load, limits: Limits) -> Candidate | None:
+    rows = connection.execute(waiting)
+    chosen = choose((Candidate(*row) for row in rows), load, limits)
+    rows.close()
+    return chosen
 
 
 def _start(connection: Connection, scan_id: str, name: str, now: int) -> str:

@@ -17,6 +17,7 @@ INSTALLATION: Final = "installation"
 CLOCK_OFFSET_MS: Final = "clock_offset_ms"  # the console's clock less ours
 CURSOR: Final = "order_cursor"  # number of the last order that was written down
 ACCOUNTS: Final = "accounts"  # JSON list of `client.model.AccountIn`, as the console told them last
+TURN: Final = "turn"  # of the scans that are begun, see `admission.claim`
 
 
 def read(connection: Connection, name: str, default: str = "") -> str:

@@ -300,3 +300,25 @@ def test_a_slot_that_died_while_the_clock_was_ahead(site: Site) -> None:
         connection.execute(update(slot).where(slot.c.name == "slot-1").values(**ahead))
     assert site.do(admission.rescue) == 1
     assert site.row("one").state == ScanState.WAITING
+
+
+def test_a_flood_of_higher_priority_starves_nobody(site: Site) -> None:
+    """Machines that come all day: of those on a schedule, each has its turn; those who are asked for do not wait for all of them."""
+    site.order(*(an_order(f"old-{number}", due_seconds=-7200) for number in range(10)))
+    begun = []
+    for number in range(20):
+        site.order(an_order(f"new-{number}", why=Why.LAUNCH))
+        token = site.claim(capacity=1)
+        assert token is not None
+        begun.append(token)
+        site.do(admission.end, admission.scan_of(token)[0], ScanState.STOPPED)
+    assert sum(one.startswith("old") for one in begun) == 5
+    assert [one.startswith("old") for one in begun[:8]].count(True) == 2
+
+
+def test_what_is_merely_due_waits_for_what_is_more_urgent(site: Site) -> None:
+    site.order(*(an_order(f"old-{number}", due_seconds=-1800) for number in range(3)))
+    site.order(*(an_order(f"new-{number}", why=Why.MANUAL) for number in range(8)))
+    begun = [site.claim() for _ in range(11)]
+    assert all(str(one).startswith("new") for one in begun[:8]), begun
+    assert all(str(one).startswith("old") for one in begun[8:]), begun
