@@ -60,10 +60,12 @@ _HOLDER: Final = _Holder()
 current: Final = _HOLDER.get
 
 
-def objects_of(settings: Settings) -> Objects:
-    """Raises `ConfigError`."""
+def objects_of(settings: Settings, installation: str) -> Objects:
+    """A folder is the fleet's own; what has a URL may be another's, too. Raises `ConfigError`."""
     keys = Keys.kept_in(settings.data / "manifest.keys")
-    return Objects(settings.objects or settings.data / "objects", keys, scratch=settings.data / "work")
+    where = settings.objects or settings.data / "objects"
+    owner = installation if settings.objects else ""
+    return Objects(where, keys, scratch=settings.data / "work", owner=owner)
 
 
 def clouds_of(settings: Settings, database: Database, installation: str) -> AccountClouds:
@@ -112,7 +114,7 @@ def begin(database: Database, fence: Fence) -> Claims:
             fence,
             clouds_of(settings, database, installation),
             FleetLedger(database, fence, installation),
-            objects_of(settings),
+            objects_of(settings, installation),
             settings.data,
             max(1, cpus // settings.slots),
         )

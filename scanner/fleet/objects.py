@@ -34,9 +34,13 @@ _TIMES: Final = {"timeout": "300s", "connect_timeout": "10s"}
 class Objects:
     """Sealed files by name. Names have letters, digits and `._-`. Methods raise `CloudError` if the store cannot be used."""
 
-    def __init__(self, where: Path | str, keys: Keys, *, scratch: Path, **config: Any) -> None:
-        """`where`: a folder or a URL; `scratch` takes what is under way. `config` goes to the store. Raises `ConfigError`."""
+    def __init__(self, where: Path | str, keys: Keys, *, scratch: Path, owner: str = "", **config: Any) -> None:
+        """`where`: a folder or a URL; `scratch` takes what is under way. `config` goes to the store. Raises `ConfigError`.
+
+        `owner`: of several that share a store, each sees its own alone; their scans may have the same ids.
+        """
         self._keys = keys
+        self._prefix = f"{owner}." if owner else ""
         self._scratch = scratch
         self._folder = where if isinstance(where, Path) else None
         try:
@@ -53,7 +57,7 @@ class Objects:
 
     def put(self, name: str, source: Path) -> int:
         """Seal `source` under `name`, in place of what had it; its size there, in bytes. `LimitExceeded` if it is too large."""
-        _check(name)
+        name = self._named(name)
         if source.stat().st_size > MOST_BYTES:
             raise LimitExceeded(f"a manifest of more than {MOST_BYTES:,} bytes is not kept")
         try:
@@ -74,7 +78,7 @@ class Objects:
 
     def get(self, name: str, target: Path) -> None:
         """Write what was put as `name` to `target`. Raises `Gone`, `Corrupt` if it is not that, `LimitExceeded`."""
-        _check(name)
+        name = self._named(name)
         try:
             found = obstore.get(self._store, name)
             if found.meta["size"] > MOST_BYTES + (MOST_BYTES >> 8):
@@ -88,7 +92,7 @@ class Objects:
 
     def delete(self, name: str) -> None:
         """Of one that is not there, nothing."""
-        _check(name)
+        name = self._named(name)
         try:
             obstore.delete(self._store, name)
         except (NotFoundError, FileNotFoundError):
@@ -104,10 +108,17 @@ class Objects:
                     count += 1
                     if count > _MOST_NAMES:
                         raise CloudError("the store of manifests has too many objects")
-                    if _NAME.fullmatch(one["path"]):
-                        yield one["path"]
+                    name = one["path"].removeprefix(self._prefix)
+                    if _NAME.fullmatch(name) and one["path"] == self._prefix + name:
+                        yield name
         except (OSError, BaseError) as error:
             raise _failed("list", error) from error
+
+    def _named(self, name: str) -> str:
+        """As the store has it."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"no name of an object: {name!r}")
+        return self._prefix + name
 
     @contextmanager
     def _temporary(self) -> Iterator[BinaryIO]:
@@ -135,11 +146,6 @@ class _Stream(io.RawIOBase):
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
-
-
-def _check(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"no name of an object: {name!r}")
 
 
 def _words(error: BaseException) -> str:

@@ -35,7 +35,8 @@ def run(settings: Settings, database: Database, fence: Fence, ended: threading.E
 
 def sweep_once(settings: Settings, database: Database, fence: Fence, said: Said) -> None:
     """Raises `ConfigError`, `CloudError`, `Unavailable`, `Fenced`."""
-    clouds = clouds_of(settings, database, kept.installation(database))
+    installation = kept.installation(database)
+    clouds = clouds_of(settings, database, installation)
     problems = []
     for one in sweep_clouds(database, fence, clouds):
         if one.error is not None:
@@ -46,5 +47,5 @@ def sweep_once(settings: Settings, database: Database, fence: Fence, said: Said)
         said.problem("clouds", "; ".join(problems[:5]))
     else:
         said.over("clouds")
-    for name in sweep_objects(database, fence, objects_of(settings)):
+    for name in sweep_objects(database, fence, objects_of(settings, installation)):
         said.note(f"manifest {name}: deleted, no base needs it any more")

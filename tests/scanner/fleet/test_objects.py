@@ -181,3 +181,29 @@ def test_stores_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(CloudError, match="cannot be used") as told:
         away.put("a-1.manifest", tmp_path / "file")
     assert "secret" not in str(told.value)
+
+
+def test_two_fleets_in_one_store(s3: str, tmp_path: Path) -> None:
+    """Two consoles give the scans of one machine the same ids: neither fleet reads, replaces or sweeps what is the other's."""
+    words: dict[str, Any] = {"access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
+    mine: dict[str, Any] = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=s3, config=Config(s3={"addressing_style": "path"}), **mine)
+    client.create_bucket(Bucket="shared")
+    keys = Keys.kept_in(tmp_path / "keys")  # even with one key
+    ours, theirs = (
+        Objects("s3://shared/x", keys, scratch=tmp_path / "work", owner=owner, endpoint=s3, **words)
+        for owner in ("kumomori-1", "kumomori-10")
+    )
+    for objects, content in ((ours, b"ours"), (theirs, b"theirs")):
+        (tmp_path / "manifest").write_bytes(content)
+        objects.put("scan-1.manifest", tmp_path / "manifest")
+        assert list(objects.names()) == ["scan-1.manifest"]
+    ours.get("scan-1.manifest", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"ours"
+    client.copy_object(
+        Bucket="shared", Key="x/kumomori-1.scan-1.manifest", CopySource="shared/x/kumomori-10.scan-1.manifest"
+    )
+    with pytest.raises(Corrupt):
+        ours.get("scan-1.manifest", tmp_path / "back")
+    ours.delete("scan-1.manifest")
+    assert (list(ours.names()), list(theirs.names())) == ([], ["scan-1.manifest"])
