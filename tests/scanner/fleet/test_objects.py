@@ -42,7 +42,8 @@ def gcs() -> Iterator[str]:
 
     def translated(environ: dict[str, Any], start: Any) -> Any:
         environ["HTTP_AUTHORIZATION"] = _SIGNED
-        for name in ("RAW_URI", "REQUEST_URI"):  # which this server takes as they come, and S3's clients write these plainly
+        # this server takes them as they come, and the clients of S3 write these characters plainly
+        for name in ("RAW_URI", "REQUEST_URI"):
             environ[name] = environ[name].replace("%2D", "-").replace("%2E", ".").replace("%2F", "/")
         return s3(environ, start)
 
