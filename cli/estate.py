@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -273,6 +273,15 @@ def sweep_place(
             show_default=False,
         ),
     ] = None,
+    retired: Annotated[
+        str,
+        Option(
+            metavar="INSTALLATION",
+            help="Also everything that an installation left there, expired or not, with the snapshots that its fleet keeps: "
+            "before its role is taken away. Stop its fleet first.",
+            show_default=False,
+        ),
+    ] = "",
     role: RoleName = "",
     external_id: ExternalId = "",
     endpoint_url: Endpoint = "",
@@ -289,16 +298,22 @@ def sweep_place(
     place = Location.parse(location).place
     for name in lost or ():
         plain("name after --lost", name)
+    if retired:
+        plain("name after --retired", retired)
     with FileLedger(data) as ledger:
         connector = entering.connector(Access(role, external_id, endpoint_url), place, ledger.installation)
         staying = ledger.entries(place, kept=True)
         if kept and not dry_run:
             ledger.unkeep(place)
         found, failed = swept(ledger, connector, dry_run=dry_run)
-        for name in set(lost or ()) - {ledger.installation}:
-            of_lost = _said(sweep_lost(replace(connector, installation=name), dry_run=dry_run), dry_run=dry_run)
+        others = dict.fromkeys(lost or (), False) | ({retired: True} if retired else {})
+        for name, everything in others.items():
+            if name == ledger.installation and not everything:
+                continue
+            named = replace(connector, installation=name)
+            of_lost = _said(sweep_lost(named, everything=everything, dry_run=dry_run), dry_run=dry_run)
             found, failed = found + of_lost[0], failed + of_lost[1]
-        _tell_of_others(connector, lost or ())
+        _tell_of_others(connector, others)
     if kept and dry_run:
         for one in staying:
             warn(f"{one.kind} {one.id}: would be deleted (kept)")
@@ -310,7 +325,7 @@ def sweep_place(
     raise Exit(3 if failed else 0)
 
 
-def _tell_of_others(connector: AwsConnector, lost: Sequence[str]) -> None:
+def _tell_of_others(connector: AwsConnector, lost: Collection[str]) -> None:
     """Names of installations are made up with their folders: of a lost one nobody would ever sweep anything."""
     now = datetime.now(UTC)
     expired = Counter(name for name, one in connector.ours().of_others() if one.expires <= now and name not in lost)

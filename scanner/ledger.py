@@ -306,11 +306,11 @@ def sweep(
 
 
 def sweep_lost(
-    connector: Connector, *, dry_run: bool = False, now: datetime | None = None
+    connector: Connector, *, everything: bool = False, dry_run: bool = False, now: datetime | None = None
 ) -> Iterator[tuple[Resource, Error | None]]:
-    """As `sweep`, for the installation of `connector` whose ledger is lost: only what has expired. Raises `CloudError`."""
+    """As `sweep`, for the installation of `connector` whose ledger is lost: only what has expired, or `everything`. Raises `CloudError`."""
     now = now or datetime.now(UTC)
-    for one in [one for one in connector.owned() if one.expires <= now]:
+    for one in [one for one in connector.owned() if everything or one.expires <= now]:
         try:
             if not dry_run:
                 connector.delete(one)

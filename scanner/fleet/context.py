@@ -106,7 +106,7 @@ def begin(database: Database, fence: Fence) -> Claims:
     """Read the settings, make ready what scans need. Raises `ConfigError`."""
     settings = Settings.from_environment(os.environ)
     lasting(lambda: upgrade(database))
-    installation = lasting(lambda: kept.installation(database))
+    installation = lasting(lambda: kept.installation(database, settings.installation))
     cpus = len(os.sched_getaffinity(0))
     _HOLDER.set(
         Context(

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, insert, select
 
+from core.errors import ConfigError
 from scanner.fleet.database import Database
 from scanner.fleet.tables import setting
 
@@ -40,10 +41,17 @@ def now_ms(database: Database, connection: Connection) -> int:
     return database.now_ms(connection) + offset
 
 
-def installation(database: Database) -> str:
-    """The name by which all that this fleet makes is tagged; made up once. Raises `Unavailable`."""
+def installation(database: Database, wanted: str = "") -> str:
+    """The name by which all that this fleet makes is tagged: `wanted`, else made up, once.
+
+    Raises `Unavailable`; `ConfigError` if it has another one already: what bears the old one nobody would take away any more.
+    """
     with database.write() as connection:
-        database.insert_missing(
-            connection, setting, [{"name": INSTALLATION, "value": f"kumomori-{secrets.token_hex(6)}"}]
+        made_up = f"kumomori-{secrets.token_hex(6)}"
+        database.insert_missing(connection, setting, [{"name": INSTALLATION, "value": wanted or made_up}])
+        found = read(connection, INSTALLATION)
+    if wanted and found != wanted:
+        raise ConfigError(
+            f"this fleet's database is that of the installation {found}, not of {wanted}; give it one of its own"
         )
-        return read(connection, INSTALLATION)
+    return found

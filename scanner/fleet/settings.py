@@ -38,6 +38,9 @@ class Settings(BaseModel):
     ca: Path | None = None  # certificates (PEM) of the console's authority, if it is not one of the system's
     allow_http: bool = False  # to a console that is not on this machine, without TLS
     fleet: Name = "default"
+    installation: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = (
+        ""  # the name that all tags bear and policies of roles are bound to; empty: one is made up once
+    )
     slots: int = Field(2, ge=1, le=256)  # worker processes of this machine, each a scan at a time
     all_slots: int = Field(0, ge=0, le=10_000)  # of all machines of this fleet; 0: `slots`
     clouds: Annotated[tuple[Literal["aws", "file"], ...], Field(min_length=1, max_length=2)] = ("aws", "file")

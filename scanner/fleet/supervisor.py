@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Final
 
 from core.errors import ConfigError, Unavailable
+from scanner.fleet import kept
 from scanner.fleet.database import Database
 from scanner.fleet.duty import DUTIES
 from scanner.fleet.migrations import upgrade
@@ -49,7 +50,7 @@ def run(settings: Settings, *, environment: Mapping[str, str] | None = None) -> 
     start at all. Call it in the main thread of a process that has no other.
     """
     database = Database(settings.database.get_secret_value())
-    _prepare(database)
+    _prepare(database, settings.installation)
     database.close()
     supervisor = Supervisor(
         settings, {**(os.environ if environment is None else environment), **settings.environment()}
@@ -64,10 +65,11 @@ def run(settings: Settings, *, environment: Mapping[str, str] | None = None) -> 
     return 0
 
 
-def _prepare(database: Database) -> None:
+def _prepare(database: Database, installation: str) -> None:
     """A database that is away now is waited for by the children."""
     try:
         upgrade(database)
+        kept.installation(database, installation)
     except Unavailable as error:
         _say(str(error))
 

@@ -462,6 +462,26 @@ def test_what_an_installation_left_whose_data_folder_is_lost(
     assert "--lost" in kumomori("cloud", "sweep", PLACE, *ROLE, "--lost", "*").refused()
 
 
+def test_all_that_an_installation_left_before_its_role_goes(
+    kumomori: Kumomori, estate: Estate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of an installation that is given up, kept snapshots go, too, long before they expire; those of another stay."""
+    kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--keep")
+    (made,) = left(estate)
+    with FileLedger(Path(os.environ["KUMOMORI_DATA"])) as ledger:
+        retired = ledger.installation
+    monkeypatch.setenv("KUMOMORI_DATA", str(tmp_path / "another"))
+    for words in ("another", "*", ""):
+        kumomori("cloud", "sweep", PLACE, *ROLE, "--retired", words)
+        assert left(estate) == [made], words
+    told = kumomori("cloud", "sweep", PLACE, *ROLE, "--retired", retired, "--dry-run")
+    assert b"would be deleted" in told.err
+    assert left(estate) == [made]
+    assert kumomori("cloud", "sweep", PLACE, *ROLE, "--retired", retired).code == 0
+    assert left(estate) == []
+    assert b"nothing to delete" in kumomori("cloud", "sweep", PLACE, *ROLE, "--retired", retired).err
+
+
 def test_a_dry_run_also_tells_what_was_kept(kumomori: Kumomori, estate: Estate) -> None:
     kumomori("scan", "instance", location(estate, "web-1"), *ROLE, "--keep")
     (made,) = left(estate)

@@ -55,10 +55,21 @@ def test_an_installation_keeps_its_name_and_the_consoles_time(url: str) -> None:
     name = kept.installation(database)
     assert name.startswith("kumomori-")
     assert kept.installation(database) == name
+    assert kept.installation(database, name) == name
+    with pytest.raises(ConfigError, match=f"that of the installation {name}, not of another"):
+        kept.installation(database, "another")
     with database.write() as connection:
         here = kept.now_ms(database, connection)
         kept.write(connection, kept.CLOCK_OFFSET_MS, "3600000")
         assert kept.now_ms(database, connection) - here >= 3_600_000
         kept.write(connection, kept.CLOCK_OFFSET_MS, "no number")
         assert kept.now_ms(database, connection) - here < 60_000
+    database.close()
+
+
+def test_an_installation_bears_the_name_that_it_is_given(url: str) -> None:
+    database = Database(url)
+    upgrade(database)
+    assert kept.installation(database, "acme") == "acme"
+    assert kept.installation(database) == "acme"
     database.close()
