@@ -1,0 +1,120 @@
+"""IAM policies of what runs Kumomori itself: the machines of a fleet, the tasks of a console. Data, as `infra/aws/policies.py`.
+
+Source: Service Authorization Reference for S3, KMS, Secrets Manager, ECR, EventBridge, CloudWatch Logs, SSM Message Gateway.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from infra.aws.policies import Policy, Statement
+
+_VERSION: Final = "2012-10-17"
+
+
+def service_trust(service: str, conditions: Mapping[str, Any] | None = None) -> Policy:
+    """Only the service of AWS named `service` takes the role."""
+    statement: Statement = {
+        "Sid": "KumomoriService",
+        "Effect": "Allow",
+        "Principal": {"Service": service},
+        "Action": "sts:AssumeRole",
+    }
+    return {"Version": _VERSION, "Statement": [{**statement, "Condition": conditions} if conditions else statement]}
+
+
+def forward_events(bus: str) -> Policy:
+    """Rules of other regions put events onto the bus with the ARN `bus`."""
+    return _policy([_allow("KumomoriForward", ("events:PutEvents",), bus)])
+
+
+def assume(roles: Sequence[str]) -> Policy:
+    """A fleet takes these roles (ARNs), and no other."""
+    return _policy([_allow("KumomoriAssume", ("sts:AssumeRole",), list(roles))])
+
+
+def worker(bucket: str, key: str, secrets: Sequence[str], repository: str) -> Policy:
+    """A machine of a fleet, by ARNs: manifests in `bucket` under `key`, its `secrets`, the image in `repository`."""
+    return _policy(
+        [
+            _allow(
+                "KumomoriManifests",
+                ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"),
+                f"{bucket}/*",
+            ),
+            _allow("KumomoriListManifests", ("s3:ListBucket",), bucket),
+            _allow("KumomoriManifestKey", ("kms:Decrypt", "kms:GenerateDataKey"), key, _via("s3")),
+            _allow("KumomoriSecrets", ("secretsmanager:GetSecretValue",), list(secrets)),
+            *_image(repository),
+        ]
+    )
+
+
+def task_start(secrets: Sequence[str], repository: str, log_group: str) -> Policy:
+    """What ECS itself needs to start a task: its image, its secrets, its log."""
+    return _policy(
+        [
+            _allow("KumomoriSecrets", ("secretsmanager:GetSecretValue",), list(secrets)),
+            _allow("KumomoriLog", ("logs:CreateLogStream", "logs:PutLogEvents"), f"{log_group}:*"),
+            *_image(repository),
+        ]
+    )
+
+
+def task_shell() -> Policy:
+    """A shell in the task, through Session Manager (ECS Exec). AWS offers no narrower resource for these."""
+    return _policy(
+        [
+            _allow(
+                "KumomoriShell",
+                (
+                    "ssmmessages:CreateControlChannel",
+                    "ssmmessages:CreateDataChannel",
+                    "ssmmessages:OpenControlChannel",
+                    "ssmmessages:OpenDataChannel",
+                ),
+                "*",
+            )
+        ]
+    )
+
+
+def only_tls(bucket: str) -> Policy:
+    """The bucket's own policy: nobody, whoever allows it, reads or writes without TLS."""
+    return _policy(
+        [
+            {
+                "Sid": "KumomoriOnlyTls",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "s3:*",
+                "Resource": [bucket, f"{bucket}/*"],
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            }
+        ]
+    )
+
+
+def _image(repository: str) -> list[Statement]:
+    return [
+        _allow("KumomoriRegistry", ("ecr:GetAuthorizationToken",), "*"),  # AWS offers no narrower resource
+        _allow(
+            "KumomoriImage",
+            ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"),
+            repository,
+        ),
+    ]
+
+
+def _via(service: str) -> Mapping[str, Any]:
+    return {"StringLike": {"kms:ViaService": f"{service}.*.amazonaws.com*"}}
+
+
+def _policy(statements: Sequence[Statement]) -> Policy:
+    return {"Version": _VERSION, "Statement": list(statements)}
+
+
+def _allow(
+    sid: str, allowed: Sequence[str], resource: str | list[str], condition: Mapping[str, Any] | None = None
+) -> Statement:
+    statement: Statement = {"Sid": sid, "Effect": "Allow", "Action": list(allowed), "Resource": resource}
+    return {**statement, "Condition": dict(condition)} if condition else statement
