@@ -8,6 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,9 @@ def recorded(account: str = ACCOUNT, config: Mapping[str, str] | None = None) ->
         warnings.simplefilter("ignore", DeprecationWarning)  # of Pulumi's own, about event loops
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
+        # Pulumi makes a loop in each thread in which it "calls the engine", and forgets it: here it is one, and is closed.
+        threads = ThreadPoolExecutor(1, initializer=lambda: asyncio.set_event_loop(asyncio.new_event_loop()))
+        loop.set_default_executor(threads)
         set_mocks(Recorder(graph, account), project="estate", stack="prod")
         pulumi.runtime.set_all_config(dict(config or {}))
         try:
@@ -111,6 +115,8 @@ def recorded(account: str = ACCOUNT, config: Mapping[str, str] | None = None) ->
             for task in left:
                 task.cancel()
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            threads.submit(lambda: asyncio.get_event_loop().close()).result()
+            threads.shutdown()
             asyncio.set_event_loop(None)
             loop.close()
 
