@@ -27,7 +27,7 @@ from core.estate import Instance, Place, Resource
 from core.text import printable
 from infra.aws import policies
 from infra.aws.policies import Setup
-from scanner.ledger import FileLedger, sweep, sweep_lost
+from scanner.ledger import FileLedger, sweep
 
 if TYPE_CHECKING:
     from cloud.aws.check import Checked
@@ -294,6 +294,7 @@ def sweep_place(
     """
     from cli import entering
     from cloud.aws.tags import plain
+    from cloud.expired import sweep_expired
 
     place = Location.parse(location).place
     for name in lost or ():
@@ -311,7 +312,7 @@ def sweep_place(
             if name == ledger.installation and not everything:
                 continue
             named = replace(connector, installation=name)
-            of_lost = _said(sweep_lost(named, everything=everything, dry_run=dry_run), dry_run=dry_run)
+            of_lost = _said(sweep_expired(named, everything=everything, dry_run=dry_run), dry_run=dry_run)
             found, failed = found + of_lost[0], failed + of_lost[1]
         _tell_of_others(connector, others)
     if kept and dry_run:

@@ -303,18 +303,3 @@ def sweep(
         if one.id or ledger.is_settled(one, now):
             ledger.gone(one)
         yield one, None
-
-
-def sweep_lost(
-    connector: Connector, *, everything: bool = False, dry_run: bool = False, now: datetime | None = None
-) -> Iterator[tuple[Resource, Error | None]]:
-    """As `sweep`, for the installation of `connector` whose ledger is lost: only what has expired, or `everything`. Raises `CloudError`."""
-    now = now or datetime.now(UTC)
-    for one in [one for one in connector.owned() if everything or one.expires <= now]:
-        try:
-            if not dry_run:
-                connector.delete(one)
-        except Error as error:
-            yield one, error
-        else:
-            yield one, None

@@ -27,6 +27,7 @@ MOST_BYTES: Final = 1 << 20  # SQS's own limit of a message
 MOST_INSTANCES: Final = 1000  # of one RunInstances call
 MOST_WAIT_SECONDS: Final = 20
 _BATCH: Final = 10
+_SOURCE: Final = "aws.ec2"
 _STATE_CHANGE: Final = "EC2 Instance State-change Notification"
 _API_CALL: Final = "AWS API Call via CloudTrail"
 _INSTANCE: Final = re.compile(r"i-[0-9a-f]{8,17}")
@@ -78,7 +79,7 @@ def parse(body: str, accounts: Collection[str] | None = None) -> Sequence[Instan
     Raises `Corrupt` with a short reason, of a fixed set, for what is not such an event.
     """
     raw = _decoded(body)
-    if raw.get("source") != "aws.ec2":
+    if raw.get("source") != _SOURCE:
         raise Corrupt("not from EC2")
     account, region, event, detail = raw.get("account"), raw.get("region"), raw.get("id"), raw.get("detail")
     if not (_is(_ACCOUNT, account) and _is(_REGION, region) and _is(_EVENT, event) and isinstance(detail, dict)):
@@ -94,6 +95,27 @@ def parse(body: str, accounts: Collection[str] | None = None) -> Sequence[Instan
     if raw.get("detail-type") == _API_CALL and detail.get("eventName") == "RunInstances":
         return [InstanceEvent(place, one, InstanceState.PENDING, time, str(event)) for one in _launched(detail)]
     raise Corrupt("another kind of event")
+
+
+def body(event: InstanceEvent) -> str:
+    """A message of which `parse` makes `event` again, in the form of EventBridge's state-change notification.
+
+    Raises `ValueError` for a state that EC2 has no word for.
+    """
+    if event.state is InstanceState.UNKNOWN:
+        raise ValueError(f"{event.instance}: there is no event of an unknown state")
+    raw = {
+        "version": "0",
+        "id": event.id,
+        "detail-type": _STATE_CHANGE,
+        "source": _SOURCE,
+        "account": event.place.account,
+        "time": event.time.isoformat(),
+        "region": event.place.region,
+        "resources": [],
+        "detail": {"instance-id": event.instance, "state": event.state.value},
+    }
+    return json.dumps(raw, separators=(",", ":"))
 
 
 def fold(known: Mapping[Key, InstanceEvent], events: Iterable[InstanceEvent]) -> dict[Key, InstanceEvent]:

@@ -43,6 +43,14 @@ def list_instances(ec2: EC2Client, place: Place, rules: Rules) -> Iterator[Insta
     return _with_disks(ec2, place, rules, pages)
 
 
+def list_without_disks(ec2: EC2Client, place: Place, rules: Rules) -> Iterator[Instance]:
+    """Every instance as DescribeInstances alone shows it, the sizes of its disks unknown. Raises as `list_instances`."""
+    pages = ec2.get_paginator("describe_instances").paginate(PaginationConfig={"PageSize": PAGE})
+    for page in bounded(pages, "ec2:DescribeInstances", str(place)):
+        for raw in iter_instances(page):
+            yield to_instance(raw, place, rules, {})
+
+
 def instances_by_id(ec2: EC2Client, place: Place, rules: Rules, ids: Sequence[str]) -> Iterator[Instance]:
     """Those of `ids` that EC2 lists (a new one may be listed late). Raises as `list_instances`.
 
