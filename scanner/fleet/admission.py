@@ -306,15 +306,23 @@ def end(
     )
 
 
-def again(database: Database, connection: Connection, scan_id: str, detail: str, *, after_seconds: float = 0.0) -> None:
-    """It failed for a reason that may pass: it waits, longer each time, then fails for good."""
+def again(
+    database: Database,
+    connection: Connection,
+    scan_id: str,
+    detail: str,
+    *,
+    after_seconds: float = 0.0,
+    most: int = MOST_FAILURES,
+) -> None:
+    """It failed for a reason that may pass: it waits, longer each time, then after `most` failures fails for good."""
     row = _locked(database, connection, scan_id)
     if row is None or row.state != ScanState.RUNNING:
         return
     failures = row.failures + 1
     pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.5)
     due = kept.now_ms(database, connection) + int(max(pause, min(after_seconds, _LONGEST_PAUSE_SECONDS)) * 1000)
-    if failures >= MOST_FAILURES:
+    if failures >= most:
         end(database, connection, scan_id, ScanState.FAILED, f"tried {failures} times: {detail}")
     elif row.not_after_ms is not None and due > row.not_after_ms:
         end(

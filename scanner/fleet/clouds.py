@@ -16,12 +16,16 @@ from cloud.aws.accounts import Role, Sessions
 from cloud.aws.enter import enter
 from cloud.aws.prices import Calls, Expected, Prices, first_scan, later_scan, storage_usd_month
 from cloud.pace import Quotas
-from core.errors import ConfigError
+from core.errors import ConfigError, Gone
 from core.estate import Disk, Image, Instance, Place
 from scanner.fleet import kept
 from scanner.fleet.database import Database
 
 SETTLE_SECONDS: Final = 90.0  # how late what was made may be listed, before its disk is given up
+
+
+class MachineGone(Gone):
+    """The listing of its place names the machine (or image) no longer: not one of its disks or snapshots alone."""
 
 
 class Site(Connector, Protocol):

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select, update
 
-from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanOrder
+from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanKind, ScanOrder
 from core.errors import CloudError, ConfigError, Corrupt, Error, Gone, LimitExceeded
-from core.estate import Disk, Snapshot
+from core.estate import Disk, Snapshot, SnapshotState
 from core.findings import Gap, GapReason, OnDisk
 from scanner.fleet import bases, moments, sets
 from scanner.fleet.bases import Base
-from scanner.fleet.clouds import Spent, accounts
+from scanner.fleet.clouds import MachineGone, Site, Spent, accounts
 from scanner.fleet.context import Context
 from scanner.fleet.database import Database
 from scanner.fleet.inventory import machines, signature
@@ -82,18 +82,21 @@ def store_draft(context: Context, scan_id: str, attempt: int, found: Found) -> N
 def look(
     context: Context, order: ScanOrder, token: str, snapshots: Sequence[Snapshot], hear: Callable[[], None]
 ) -> Found:
-    """Scan, and keep the manifest if it can be a base. Raises `Error`, and what `hear` raises."""
+    """Scan, and keep the manifest if it can be a base. Raises `Error`, `Gone` for a snapshot that vanished before it was read whole,
+    and what `hear` raises."""
     with _folder(context, token) as folder:
         options = options_of(order, context, folder)
         if order.place.cloud == "file":
             report, spent = _scan_files(disks_of(context.database, order), order, options, hear), Spent()
         else:
             site = context.clouds.enter(order.place, blocks_per_second(order))
-            there = [asked(lambda one=one: site.refresh(one)) if one.id else one for one in snapshots]  # type: ignore[misc]
+            there = _refreshed(order, site, snapshots)
             with context.database.read() as connection:
                 base = bases.choose(context.database, connection, order)
             readable = [one for one in there if one.id] or there
             report = _scan_snapshots(context, site, readable, options, base, folder, hear)
+            if report.gaps:  # of one that was deleted while it was read
+                _refreshed(order, site, snapshots)
             lost = [one for one in there if one not in readable]
             report = _with_lost(
                 report, [(one.device or one.disk, one.detail or "it could not be snapshotted") for one in lost]
@@ -109,6 +112,16 @@ def look(
         held = sets.made(context, folder, options.manifest, folder / "base")
         moments.at("scan:set")
     return Found(packed(to_json(report)), spent.usd, size, spent.blocks, held)
+
+
+def _refreshed(order: ScanOrder, site: Site, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """As they are now. Raises `Gone` if one that we made is not there; of an image's, whoever's they are, that is a gap."""
+    there = [asked(lambda one=one: site.refresh(one)) if one.id else one for one in snapshots]  # type: ignore[misc]
+    if order.kind is ScanKind.INSTANCE:
+        for one in there:
+            if one.state is SnapshotState.GONE:
+                raise Gone(f"{one}: the snapshot is not there any more: somebody else deleted it")
+    return there
 
 
 @contextmanager
@@ -159,7 +172,7 @@ def blocks_per_second(order: ScanOrder) -> float | None:
 def disks_of(database: Database, order: ScanOrder) -> Sequence[Disk]:
     """As the site's own file on this machine names them, whatever the order says: a console may ask for these, and for no other path.
 
-    Raises `ConfigError`, `Gone`.
+    Raises `ConfigError`, `MachineGone`.
     """
     place = order.place
     sites = (one for one in accounts(database) if (one.cloud, one.account) == (place.cloud, place.account))
@@ -169,7 +182,7 @@ def disks_of(database: Database, order: ScanOrder) -> Sequence[Disk]:
     wanted = (place.region, order.instance.id)
     found = next((one for one in machines(site) if (one.place.region, one.id) == wanted), None)
     if found is None:
-        raise Gone(f"{order.machine}: the site's file names it no longer")
+        raise MachineGone(f"{order.machine}: the site's file names it no longer")
     return found.disks
 
 
@@ -178,7 +191,7 @@ def _scan_files(disks: Sequence[Disk], order: ScanOrder, options: ScanOptions, h
     if not paths:
         raise ConfigError(f"{order.machine}: has no disk image to scan")
     if not any(path.exists() for path in paths):
-        raise Gone(f"{order.machine}: none of its disk images is there")
+        raise ConfigError(f"{order.machine}: none of its disk images is there; the site's file still names it")
     before = [signature(path) for path in paths]
     report = scan_machine(paths, options, _Hearing(hear))
     # A machine that runs on it, or a copy that is not whole yet: what was read is no state that the disk ever had.

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from client.model import ScanKind, ScanOrder, ScanState
 from core.errors import AccessDenied, CloudError, ConfigError, Error, Gone, LimitExceeded, Throttled, Unavailable
 from core.estate import InstanceState, Resource, Snapshot
 from core.text import printable
 from scanner.fleet import admission, bases, engine, moments
-from scanner.fleet.clouds import Site, usd_expected
+from scanner.fleet.clouds import MachineGone, Site, usd_expected
 from scanner.fleet.context import Claims, Context, begin, current
 from scanner.fleet.database import Database
 from scanner.fleet.look import draft_of, look, store_draft
@@ -25,7 +25,9 @@ from scanner.fleet.patience import lasting
 from scanner.fleet.slots import Fence
 from scanner.snapshots import asked, in_order, intentions, settled
 
+_T = TypeVar("_T")
 READY_SECONDS: Final = 3600.0  # how long a snapshot may stay pending; then its disk is a gap
+_MOST_LOST: Final = 2  # times that something of a machine may vanish under a scan, then it has failed
 _LOOK_SECONDS: Final = 2.0  # between looks whether the scan is to stop
 
 Answer = dict[str, Any]
@@ -71,7 +73,7 @@ def snapshot(token: str) -> Answer:
             return {}
         site = context.clouds.enter(order.place)
         if order.kind is ScanKind.IMAGE:
-            image = site.image(order.image)
+            image = _listed(lambda: site.image(order.image))
             found = [asked(lambda one=one: site.refresh(_unknown(order, one))) for one in image.snapshots]  # type: ignore[misc]
             if not found:
                 raise ConfigError(f"{order.machine}: the image has no snapshots that could be read")
@@ -191,11 +193,15 @@ def finish(token: str, answer: Answer) -> None:
                     admission.put_back(database, connection, scan_id)
                 case "gone":
                     order = admission.order_of(connection, scan_id)
-                    bases.forget(connection, order.machine)
+                    if (
+                        order.kind is ScanKind.INSTANCE
+                    ):  # instances live on without their image, and begin from its base
+                        bases.forget(connection, order.machine)
                     admission.end(database, connection, scan_id, ScanState.GONE, detail)
                 case "again":
                     after = float(answer.get("after", 0.0))
-                    admission.again(database, connection, scan_id, detail, after_seconds=after)
+                    most = int(answer.get("most", admission.MOST_FAILURES))
+                    admission.again(database, connection, scan_id, detail, after_seconds=after, most=most)
                 case _:
                     admission.end(database, connection, scan_id, ScanState.FAILED, detail)
 
@@ -222,8 +228,10 @@ def _step(token: str, name: str, run: Callable[[Context, ScanOrder], Answer], *,
         raise  # the engine runs the step again when the database is back
     except Asked as error:
         answer = {"now": error.now}
-    except Gone as error:
+    except MachineGone as error:
         answer = {"now": "gone", "detail": str(error)}
+    except Gone as error:  # something of it is, such as a snapshot that somebody deleted: once more, with new ones
+        answer = {"now": "again", "detail": str(error), "most": _MOST_LOST}
     except Throttled as error:
         answer = {"now": "again", "detail": str(error), "after": error.after}
     except (AccessDenied, ConfigError, LimitExceeded) as error:
@@ -245,11 +253,20 @@ def _unknown(order: ScanOrder, name: str) -> Snapshot:
     return Snapshot(order.place, name)
 
 
+def _listed(look: Callable[[], _T]) -> _T:
+    """What the listing of its place says of the machine or image. Raises `MachineGone`."""
+    try:
+        return look()
+    except Gone as error:
+        raise MachineGone(str(error)) from error
+
+
 def _made(context: Context, order: ScanOrder, site: Site, token: str) -> list[Snapshot]:
     assert order.instance is not None
-    machine = asked(lambda: site.instance(order.instance.id if order.instance else ""))
+    wanted = order.instance.id
+    machine = _listed(lambda: asked(lambda: site.instance(wanted)))
     if machine.state is InstanceState.TERMINATED:
-        raise Gone(f"{machine}: the instance was terminated")
+        raise MachineGone(f"{machine}: the instance was terminated")
     if machine.excluded:
         raise ConfigError(f"{machine}: is left out of all scans ({machine.excluded})")
     disks = in_order(machine.disks)

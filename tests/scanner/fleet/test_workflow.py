@@ -142,7 +142,8 @@ def test_a_machine_from_a_file(fleet: Fleet) -> None:
     fleet.worker()
     found = fleet.ended("file", "lost", "other", "none")
     assert fleet.report(found["file"])["result"] == "findings"
-    assert {found[name].state for name in ("lost", "other", "none")} == {ScanState.GONE}
+    assert found["none"].state is ScanState.GONE, "the site's file does not name it"
+    assert {found[name].state for name in ("lost", "other")} == {ScanState.FAILED}, "it does, so it is not gone"
     assert found["file"].file_set
 
 
@@ -151,6 +152,42 @@ def test_a_machine_that_is_gone(fleet: Fleet) -> None:
     fleet.worker()
     assert fleet.ended("gone")["gone"].state is ScanState.GONE
     assert fleet.ours() == set()
+
+
+@pytest.mark.parametrize("moment", ["wait:begin", "scan:begin", "block"])
+def test_our_snapshot_is_deleted_under_the_scan(fleet: Fleet, moment: str) -> None:
+    """Once more with a new one; a second time it has failed. The machine is there, and so is its base."""
+    keeping = {"base_snapshots.keep": 1}
+    fleet.order("base", settings=keeping)
+    fleet.worker()
+    (kept,) = (one.id for one in fleet.ended("base")["base"].base)
+    fleet.processes[0].kill()
+    fleet.processes[0].wait()
+    fleet.work = "tests.scanner.fleet.losing"
+    fleet.worker(FLEET_LOSE=moment, FLEET_KEPT=kept)
+    fleet.order("lost", settings=keeping | {"scan.depth": "full"})
+    eventually(lambda: fleet.row("lost").state == ScanState.WAITING and fleet.row("lost").failures, fleet.log())
+    assert "not there any more" in fleet.row("lost").detail
+    fleet.hurry()
+    result = fleet.ended("lost")["lost"]
+    assert result.state is ScanState.FAILED
+    assert result.detail.startswith("tried 2 times")
+    assert [row.scan for row in fleet.bases()] == ["base"]
+    assert fleet.ours() == {kept}
+
+
+def test_an_image_that_is_gone_takes_no_base_with_it(fleet: Fleet) -> None:
+    """Clones that live on begin from it."""
+    clones = fleet.remote.do("clones", count=1)
+    clone = fleet.connector().instance(next(iter(clones.values())))
+    machine = f"{fleet.place}/{clone.image}"
+    fleet.order("image", kind=ScanKind.IMAGE, machine=machine, image=clone.image)
+    fleet.worker()
+    assert fleet.ended("image")["image"].state is ScanState.DONE
+    fleet.order("gone", kind=ScanKind.IMAGE, machine=machine, image="ami-0123456789abcdef0")
+    assert fleet.ended("gone")["gone"].state is ScanState.GONE, "no listing names it"
+    fleet.order("clone", clone, image=clone.image)
+    assert fleet.report(fleet.ended("clone")["clone"])["coverage"]["mode"] == "incremental"
 
 
 @pytest.mark.parametrize(
