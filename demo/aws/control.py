@@ -64,6 +64,9 @@ class Control:
     def _listed_late(self, seconds: float) -> None:
         self._aws.rules.late_seconds = seconds
 
+    def _pending(self, seconds: float) -> None:
+        self._aws.rules.snapshot_seconds = seconds
+
     def _limits(self, **values: float | None) -> None:
         for name, value in values.items():
             if name.startswith("_") or not hasattr(self._aws.rules.limits, name):
@@ -101,7 +104,7 @@ class Remote:
     """The side of a test; `ready` is what the ready file holds. Keyword arguments are those of `Control`'s actions:
 
     `actions`, `clear_log`, `calm`, `advance(seconds=)`, `expire_tokens`, `deny(action=, …)`, `fault(kind=, …)`,
-    `listed_late(seconds=)`, `limits(blocks_per_account=, …)`, `change(machine=, files={path: text})`, `clones(count=)`, `fill_volume(volume=, blocks=)`,
+    `listed_late(seconds=)`, `pending(seconds=)` (how long snapshots are not ready), `limits(blocks_per_account=, …)`, `change(machine=, files={path: text})`, `clones(count=)`, `fill_volume(volume=, blocks=)`,
     `crowd(count=, accounts=[…])`, `queue()` (gets an event of every launch from then on; its URL).
     """
 

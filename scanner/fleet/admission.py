@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, delete, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, or_, select, text, update
 
-from client.model import ENDED, ResultIn, ScanOrder, ScanState, Why
+from client.model import ENDED, ResultIn, ScanKind, ScanOrder, ScanState, Why
 from core.text import printable
 from scanner.fleet import kept
 from scanner.fleet.database import Database
 from scanner.fleet.slots import Fence
-from scanner.fleet.tables import draft, outbox, scan, slot
+from scanner.fleet.tables import base, draft, outbox, scan, slot
 from scanner.fleet.turn import Candidate, Limits, Load, choose
 
 MOST_FAILURES: Final = 5
@@ -46,12 +46,16 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What a worker takes: `capacity` scans at once, in these clouds and regions (empty: any), within the fleet's limits."""
+    """What a worker takes: `capacity` scans at once, in these clouds and regions (empty: any), within the fleet's limits.
+
+    `small`: only scans that were never begun and begin from a base of their machine: a worker with little time.
+    """
 
     capacity: int = 1
     clouds: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    small: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +175,7 @@ def claim(database: Database, fence: Fence, serving: Serving) -> str | None:
             return None
         # Without this, machines that come and go all day would keep those on a schedule from ever being scanned.
         turn = int(kept.read(connection, kept.TURN, "0"))
-        waiting = select(*_COLUMNS).where(
-            scan.c.state == ScanState.WAITING,
-            scan.c.not_before_ms <= now,
-            *([scan.c.cloud.in_(serving.clouds)] if serving.clouds else ()),
-            *([or_(scan.c.region.in_(serving.regions), scan.c.cloud == "file")] if serving.regions else ()),
-        )
+        waiting = select(*_COLUMNS).where(*_due(serving, now))
         chosen = None
         if turn % _OLDEST_EVERY == 0:
             late = waiting.where(scan.c.not_before_ms <= now - int(OVERDUE_SECONDS * 1000))
@@ -196,6 +195,23 @@ def _first(connection: Connection, waiting: Select[Any], load: Load, limits: Lim
     chosen = choose((Candidate(*row) for row in rows), load, limits)
     rows.close()
     return chosen
+
+
+def _due(serving: Serving, now: int) -> tuple[ColumnElement[bool], ...]:
+    return (
+        scan.c.state == ScanState.WAITING,
+        scan.c.not_before_ms <= now,
+        *([scan.c.cloud.in_(serving.clouds)] if serving.clouds else ()),
+        *([or_(scan.c.region.in_(serving.regions), scan.c.cloud == "file")] if serving.regions else ()),
+        *(_small(now) if serving.small else ()),
+    )
+
+
+def _small(now: int) -> tuple[ColumnElement[bool], ...]:
+    has_base = select(base.c.scan).where(base.c.machine == scan.c.machine, base.c.expires_ms > now).exists()
+    # the order's own words for a scan of everything, as `client.model` writes them: what is read anew is not small
+    is_full = or_(scan.c.order.contains('"full":true'), scan.c.order.contains('"scan.depth":"full"'))
+    return (scan.c.kind == ScanKind.INSTANCE, scan.c.cloud != "file", scan.c.attempt == 0, has_base, ~is_full)
 
 
 def _start(connection: Connection, scan_id: str, name: str, now: int) -> str:
@@ -234,15 +250,28 @@ def held(database: Database, fence: Fence) -> Sequence[str]:
     return [token(row.id, row.attempt) for row in rows]
 
 
-def is_due(database: Database) -> bool:
+def is_due(database: Database, serving: Serving | None = None) -> bool:
     """Whether a claim may find something: a look that keeps nobody waiting. Raises `Unavailable`."""
     with database.read() as connection:
         now = kept.now_ms(database, connection)
-        due = select(scan.c.id).where(
-            scan.c.state.in_([ScanState.WAITING, ScanState.PAUSED]),
-            or_((scan.c.not_before_ms <= now) & (scan.c.state == ScanState.WAITING), scan.c.not_after_ms < now),
-        )
+        missed = scan.c.state.in_([ScanState.WAITING, ScanState.PAUSED]) & (scan.c.not_after_ms < now)
+        due = select(scan.c.id).where(or_(and_(*_due(serving or Serving(), now)), missed))
         return connection.execute(due.limit(1)).first() is not None
+
+
+def is_left(database: Database, slots: Sequence[str]) -> bool:
+    """Whether a scan runs in one of `slots` whose worker is dead, so that the next one there goes on. Raises `Unavailable`."""
+    with database.read() as connection:
+        left = (
+            select(scan.c.id)
+            .join(slot, slot.c.name == scan.c.slot)
+            .where(
+                scan.c.state == ScanState.RUNNING,
+                slot.c.name.in_(slots),
+                or_(slot.c.holder.is_(None), slot.c.lease_ends_ms <= database.now_ms(connection)),
+            )
+        )
+        return connection.execute(left.limit(1)).first() is not None
 
 
 def is_live(connection: Connection, token: str) -> bool:

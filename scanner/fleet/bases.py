@@ -107,14 +107,13 @@ def keep(
     ours = order.kind is not ScanKind.IMAGE
     there = [one for one in snapshots if one.id]
     sizes = [one.size_bytes for one in there] if ours else []
-    age = order.settings.get("base_snapshots.max_age_seconds")
     row = {
         "scan": order.scan,
         "machine": order.machine,
         "object": name,
         "snapshots": _SNAPSHOTS.dump_json(slim(there)).decode(),
         "made_ms": now,
-        "expires_ms": now + (age if isinstance(age, int) else UNUSED_SECONDS) * 1000,
+        "expires_ms": now + _age_seconds(order) * 1000,
         "bytes": sum(sizes) + manifest_bytes,
         "usd_month": usd_month(order.place.cloud, sizes),
     }
@@ -183,6 +182,20 @@ def _give_up(connection: Connection, rows: Sequence[Any]) -> GivenUp:
     connection.execute(update(resource).where(theirs).values(kept_for=None))
     connection.execute(delete(base).where(base.c.scan.in_(scans)))
     return GivenUp(found, tuple(row.object for row in rows))
+
+
+def lifetime_seconds(order: ScanOrder) -> int:
+    """How long what is made for this scan may be needed: a day for the scan, and as long as it may be a base after that.
+
+    It stands in the tag `kumomori:expires`, so that who knows only of tags takes no base away.
+    """
+    keeps = order.kind is ScanKind.INSTANCE and _keep(order.settings) > 0
+    return _DAY_SECONDS + (_age_seconds(order) if keeps else 0)
+
+
+def _age_seconds(order: ScanOrder) -> int:
+    found = order.settings.get("base_snapshots.max_age_seconds")
+    return found if isinstance(found, int) else UNUSED_SECONDS
 
 
 def _keep(settings: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from client.model import AccountIn
 from cloud import Connector
 from cloud.aws.accounts import Role, Sessions
+from cloud.aws.connector import AwsConnector
 from cloud.aws.enter import enter
 from cloud.aws.prices import Calls, Expected, Prices, first_scan, later_scan, storage_usd_month
 from cloud.pace import Quotas
@@ -93,6 +94,11 @@ class AccountClouds:
             return Spent()
         calls = Calls(list_snapshot_blocks=quotas.lists.taken, get_snapshot_block=quotas.blocks.taken)
         return Spent(float(calls.dollars(Prices())), quotas.blocks.taken)
+
+
+def kept_for(site: Site, seconds: float) -> Site:
+    """`site`, on whose snapshots stands that they may be needed for so long."""
+    return replace(site, lifetime_seconds=seconds) if isinstance(site, AwsConnector) else site
 
 
 def accounts(database: Database) -> Sequence[AccountIn]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,10 @@ _START_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`folder` is this machine's: verdicts, and what is under way. `jobs`: parser processes of one scan."""
+    """`folder` is this machine's: verdicts, and what is under way. `jobs`: parser processes of one scan.
+
+    `leaving` is set when the worker's time is over: running scans put away what they made and wait for another worker.
+    """
 
     database: Database
     fence: Fence
@@ -38,6 +41,7 @@ class Context:
     objects: Objects
     folder: Path
     jobs: int
+    leaving: threading.Event = field(default_factory=threading.Event)
 
 
 class _Holder:
@@ -75,18 +79,24 @@ def clouds_of(settings: Settings, database: Database, installation: str) -> Acco
 class Claims:
     """See `worker.Work`."""
 
-    def __init__(self, database: Database, serving: Serving) -> None:
+    def __init__(self, database: Database, serving: Serving, leaving: threading.Event | None = None) -> None:
         self._database = database
         self._serving = serving
+        self._leaving = leaving or threading.Event()
 
     def claimed(self, fence: Fence) -> Sequence[str]:
         found = list(admission.held(self._database, fence))
-        while len(found) < self._serving.capacity and admission.is_due(self._database):
+        if self._leaving.is_set():
+            return found
+        while len(found) < self._serving.capacity and admission.is_due(self._database, self._serving):
             taken = admission.claim(self._database, fence, self._serving)
             if taken is None:
                 break
             found.append(taken)
         return found
+
+    def leave(self) -> None:
+        self._leaving.set()
 
     def ended(self, fence: Fence, scan_id: str, status: engine.Status) -> None:
         """Its workflow ended without ending the scan: it fails for good if it took its worker down each time."""
@@ -108,16 +118,20 @@ def begin(database: Database, fence: Fence) -> Claims:
     lasting(lambda: upgrade(database))
     installation = lasting(lambda: kept.installation(database, settings.installation))
     cpus = len(os.sched_getaffinity(0))
-    _HOLDER.set(
-        Context(
-            database,
-            fence,
-            clouds_of(settings, database, installation),
-            FleetLedger(database, fence, installation),
-            objects_of(settings, installation),
-            settings.data,
-            max(1, cpus // settings.slots),
-        )
+    context = Context(
+        database,
+        fence,
+        clouds_of(settings, database, installation),
+        FleetLedger(database, fence, installation),
+        objects_of(settings, installation),
+        settings.data,
+        max(1, cpus // settings.slots),
     )
+    _HOLDER.set(context)
+    return Claims(database, serving(settings), context.leaving)
+
+
+def serving(settings: Settings) -> Serving:
+    """What a worker with these settings takes."""
     limits = Limits(settings.most_scans, settings.most_scans_per_region)
-    return Claims(database, Serving(1, settings.clouds, settings.regions, limits))
+    return Serving(1, settings.clouds, settings.regions, limits, settings.small_scans)

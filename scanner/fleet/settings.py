@@ -49,6 +49,7 @@ class Settings(BaseModel):
     ] = ()  # empty: all; a fleet reads where its machines are
     most_scans: int = Field(0, ge=0, le=10_000)  # in total; 0: as many as there are slots
     most_scans_per_region: int = Field(0, ge=0, le=10_000)  # 0: no limit
+    small_scans: bool = False  # only those that begin from a base, for workers with little time
     lease_seconds: Seconds = 30.0  # how long the slot of a dead process stays taken
     poll_seconds: Seconds = 0.5  # between looks of workers and duties into the database
     pull_seconds: int = Field(20, ge=0, le=60)  # how long the console may hold back an answer that has no order

@@ -43,6 +43,10 @@ class Work(Protocol):
         """
         ...
 
+    def leave(self) -> None:
+        """Take no more, and let what runs go back to wait for another worker."""
+        ...
+
     def ended(self, fence: Fence, scan_id: str, status: engine.Status) -> None:
         """The workflow of a scan that is still in the list has ended. Raises `Unavailable`."""
         ...
@@ -71,6 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     place.add_argument(
         "--slots", type=int, default=4, help="any of slot-1 … slot-N, as soon as one is free (%(default)s)"
     )
+    parser.add_argument(
+        "--pool", default="slot", metavar="NAME", help="with --slots: what their names begin with (%(default)s)"
+    )
+    parser.add_argument(
+        "--visit",
+        action="store_true",
+        help="for a while: ends as soon as nothing is due or no slot is free; asked to end, it gives back what has not ended",
+    )
     parser.add_argument("--lease", type=float, default=30.0, metavar="SECONDS", help="of a slot (%(default)g)")
     parser.add_argument(
         "--poll", type=float, default=1.0, metavar="SECONDS", help="between looks for work (%(default)g)"
@@ -90,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))  # nothing is begun yet
         slot = _taken(database, options)
+        if slot is None:
+            _say("all slots are taken")
+            os._exit(0)
         _run(database, slot, module, options)
     except ConfigError as error:
         _say(str(error))
@@ -105,45 +120,52 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"which database? Give --database or set {PREFIX}DATABASE")
     if options.slot is not None and not _SLOT_NAME.fullmatch(options.slot):
         raise ConfigError(f"{printable(options.slot)}: no name for a slot: use a-z, 0-9, _ and -")
+    if not _SLOT_NAME.fullmatch(f"{options.pool}-10000"):
+        raise ConfigError(f"{printable(options.pool)[:100]}: no name for slots: use a-z, 0-9, _ and -")
     if not 1 <= options.slots <= 10_000:
         raise ConfigError("--slots: give 1 to 10000")
     if not (1 <= options.lease <= 3600 and 0.01 <= options.poll <= 60 and 0 <= options.grace <= 86_400):
         raise ConfigError("--lease takes 1 to 3600 seconds, --poll 0.01 to 60, --grace 0 to 86400")
 
 
-def _taken(database: Database, options: argparse.Namespace) -> Slot:
-    """Waits for a slot; one that is named is refused if somebody alive has it."""
+def _taken(database: Database, options: argparse.Namespace) -> Slot | None:
+    """Waits for a slot; one that is named is refused if somebody alive has it. None: a visit finds none free."""
     holder, worker = str(uuid.uuid4()), f"{socket.gethostname()}, process {os.getpid()}"
     pause = min(options.poll, options.lease / 10)
     if options.slot is not None:
         return wait_for(database, holder, options.slot, options.lease, worker=worker, pause_seconds=pause)
-    names = [f"slot-{number}" for number in range(1, options.slots + 1)]
+    names = [f"{options.pool}-{number}" for number in range(1, options.slots + 1)]
     waiting = threading.Event()
     silence = Silence()
     while True:
         try:
             if slot := claim(database, holder, names, options.lease, worker=worker, silence=silence):
                 return slot
+            if options.visit:
+                return None
         except Unavailable as error:
             _say(str(error))
         waiting.wait(pause)
 
 
 def _run(database: Database, slot: Slot, module: WorkModule, options: argparse.Namespace) -> NoReturn:
-    asked_to_end = threading.Event()
+    asked, over = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked_to_end.set())
+        signal.signal(number, lambda *_: (asked if options.visit else over).set())
     fence = Fence(database, slot, lost=_end_fenced)
     with fence:
         # Apart from the loop below, which waits in the engine while the database is away.
-        threading.Thread(target=_end, args=(asked_to_end, database, slot, options.grace), daemon=True).start()
+        threading.Thread(target=_end, args=(over, database, slot, options.grace), daemon=True).start()
         engine.launch(database, slot.name, fence)
         _say(f"{slot.name} taken, epoch {slot.epoch}")
         work = module.work(database, fence)
         forget_at = boot_seconds()
-        while not asked_to_end.wait(options.poll):
+        while not over.wait(options.poll):
             try:
-                _look(work, fence, module.scan)
+                if asked.is_set():
+                    work.leave()
+                if not _look(work, fence, module.scan) and options.visit:
+                    over.set()
                 if boot_seconds() >= forget_at:
                     engine.forget(datetime.now(UTC) - timedelta(seconds=options.remember))
                     forget_at = boot_seconds() + _FORGET_SECONDS
@@ -153,15 +175,20 @@ def _run(database: Database, slot: Slot, module: WorkModule, options: argparse.N
             signal.pause()
 
 
-def _look(work: Work, fence: Fence, scan: Callable[[str], None]) -> None:
-    """Begin what is claimed and was never begun: new scans, and those claimed by a worker that died before it began them."""
-    for scan_id in work.claimed(fence):
+def _look(work: Work, fence: Fence, scan: Callable[[str], None]) -> int:
+    """Begin what is claimed and was never begun: new scans, and those claimed by a worker that died before it began them.
+
+    How many are claimed.
+    """
+    claimed = work.claimed(fence)
+    for scan_id in claimed:
         status = engine.status(scan_id)
         if status is None:
             fence.check()
             engine.start(scan_id, scan, scan_id)
         elif status is not engine.Status.RUNNING:
             work.ended(fence, scan_id, status)
+    return len(claimed)
 
 
 def _end(asked: threading.Event, database: Database, slot: Slot, grace_seconds: float) -> None:

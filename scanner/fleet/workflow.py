@@ -17,7 +17,7 @@ from core.errors import AccessDenied, CloudError, ConfigError, Error, Gone, Limi
 from core.estate import InstanceState, Resource, Snapshot
 from core.text import printable
 from scanner.fleet import admission, bases, engine, moments
-from scanner.fleet.clouds import MachineGone, Site, usd_expected
+from scanner.fleet.clouds import MachineGone, Site, kept_for, usd_expected
 from scanner.fleet.context import Claims, Context, begin, current
 from scanner.fleet.database import Database
 from scanner.fleet.look import draft_of, look, store_draft
@@ -273,7 +273,9 @@ def _made(context: Context, order: ScanOrder, site: Site, token: str) -> list[Sn
     if not disks:
         raise ConfigError(f"{machine}: has no disk to scan")
     _check_price(context, order, disks)
-    intended = intentions(disks, token, context.ledger.installation)
+    lifetime = bases.lifetime_seconds(order)
+    site = kept_for(site, lifetime)
+    intended = intentions(disks, token, context.ledger.installation, lifetime)
     sizes = {disk.id: disk.size_bytes for disk in disks}
     for one in intended.values():
         lasting(lambda one=one: context.ledger.intend(one, sizes[one.of]))  # type: ignore[misc]
@@ -335,7 +337,7 @@ def _heard(context: Context, token: str, step: str) -> Callable[[], None]:
         wanted = lasting(lambda: admission.progress(context.database, context.fence, token, step))
         if wanted.stop:
             raise Asked("stopped")
-        if wanted.pause:
+        if wanted.pause or context.leaving.is_set():  # leaving: it is put back, and waits for another worker
             raise Asked("paused")
 
     return hear
