@@ -34,6 +34,12 @@ help: ## this list
 	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@
 
+.venv/osls: .venv/created infra/serverless/package.json infra/serverless/package-lock.json infra/serverless/.npmrc
+	@echo "Installing osls into .venv …"
+	@mkdir -p .venv/node && cp infra/serverless/package.json infra/serverless/package-lock.json infra/serverless/.npmrc .venv/node/
+	@cd .venv/node && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
+	@touch $@
+
 setup: .venv/cli ## .venv with the kumomori command
 
 setup-dev: .venv/dev ## … and with what checks and tests need
@@ -54,6 +60,7 @@ check: setup-dev ## format, lint, types, import rules
 
 test: check ## checks and the whole suite
 	@scripts/system-packages.sh
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory .venv/osls; fi
 	@$(BIN)/pytest -n 2 --dist worksteal --quiet
 
 test-fast: setup-dev ## the tests that take seconds

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the tests and benchmarks use: filesystem tools to make and check disks with, qemu-img, PostgreSQL.
+# Installs the Debian packages that the tests and benchmarks use: filesystem tools to make and check disks with, qemu-img, PostgreSQL, npm.
 # Kumomori itself needs none of them. Does nothing where all are there; without root it says what to install.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -17,6 +17,9 @@ packages=(
 )
 tools=(setfacl setfattr mkfs.btrfs cryptsetup mkfs.vfat mke2fs debugfs e2fsck sfdisk sgdisk losetup mount mkfs.ntfs
   mkfs.xfs openssl initdb qemu-img qemu-io yara clamscan)
+
+command -v npm >/dev/null || packages+=(nodejs npm)  # for osls, which deploys serverless.yml; other builds of node bring their own npm
+tools+=(npm)
 
 missing=()
 for tool in "${tools[@]}"; do command -v "$tool" >/dev/null || missing+=("$tool"); done
