@@ -21,6 +21,7 @@ PORT: Final = 5432
 USER: Final = "kumomori"
 NAME: Final = "kumomori"
 _ENGINE: Final = "17"
+_MOST_GIB: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def database(
         auto_minor_version_upgrade=True,
         instance_class=settings.instance_class,
         allocated_storage=settings.storage_gib,
-        max_allocated_storage=settings.storage_gib * 10,
+        max_allocated_storage=min(settings.storage_gib * 10, _MOST_GIB),
         storage_type="gp3",
         storage_encrypted=True,
         kms_key_id=settings.key or None,

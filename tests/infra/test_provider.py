@@ -28,11 +28,11 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def schema() -> Iterator[dict[str, Any]]:
-    """Of the real provider; the engine's address is one where nobody answers."""
+@pytest.fixture(scope="module", params=[("-m", "infra"), ("infra",)], ids=["module", "folder"])
+def schema(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """Of the real provider, started by its name and, as Pulumi does, by its folder; nobody answers at the engine's address."""
     provider = subprocess.Popen(
-        [sys.executable, "-m", "infra", "127.0.0.1:1"],
+        [sys.executable, *request.param, "127.0.0.1:1"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -59,7 +59,7 @@ class Recorder(Mocks):
         self._account = account
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        if args.typ.startswith("aws:"):
+        if args.typ.startswith(("aws:", "pulumi-python:dynamic")):
             self._graph.made.append(Made(args.typ, args.name, dict(args.inputs)))
         name = str(args.inputs.get("name") or args.name)
         service = re.split(r"[:/]", args.typ)[1]
@@ -78,7 +78,7 @@ class Recorder(Mocks):
         }
         if "iam/role:" in args.typ:
             made["arn"] = f"arn:aws:iam::{self._account}:role/{name}"
-        if args.typ.startswith("kumomori:"):
+        if not args.typ.startswith("aws:"):
             return f"{args.name}-id", dict(args.inputs)
         ids = {"SecurityGroup": "sg-0a1b2c3d4e5f60718"}
         return ids.get(args.typ.rpartition(":")[2], f"{args.name}-id"), {**made, **args.inputs}
