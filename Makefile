@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-fast check bench soak lock clean
+.PHONY: help setup setup-dev run images test test-fast check bench soak lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -51,6 +51,10 @@ run: .venv/demo ## scan a small demo disk, then a console and a fleet on an emul
 	@$(BIN)/kumomori scan image $(VAR)/demo.img || test $$? -eq 1
 	@$(BIN)/python -m demo.tour
 
+images: setup-dev ## container images of console, fleet and function, as OCI archives with their SBOMs in var/images
+	@scripts/system-packages.sh
+	@$(BIN)/python -m infra.images
+
 check: setup-dev ## format, lint, types, import rules
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -84,6 +88,7 @@ lock: setup-dev ## renew requirements/*.txt from pyproject.toml
 	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra fleet --extra console --extra client --extra cli --extra aws --extra policy --output-file requirements/cli.txt pyproject.toml
 	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra fleet --extra console --extra client --extra cli --extra aws --extra policy --extra demo --output-file requirements/demo.txt pyproject.toml
 	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra infra --output-file requirements/infra.txt pyproject.toml
+	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra function --output-file requirements/function.txt pyproject.toml
 	@$(BIN)/pip-compile $(COMPILE) --upgrade --extra scanner --extra fleet --extra console --extra client --extra cli --extra aws --extra policy --extra demo --extra infra --extra dev --output-file requirements/dev.txt pyproject.toml
 
 clean: ## remove what make made

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the tests and benchmarks use: filesystem tools to make and check disks with, qemu-img, PostgreSQL, npm.
+# Installs the Debian packages that the tests and benchmarks use: filesystem tools to make and check disks with, qemu-img, PostgreSQL,
+# npm, and what `make images` builds with.
 # Kumomori itself needs none of them. Does nothing where all are there; without root it says what to install.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -7,6 +8,7 @@ for folder in /usr/lib/postgresql/*/bin; do PATH="$PATH:$folder"; done  # Debian
 
 packages=(
   acl attr           # setfacl, setfattr
+  buildah debootstrap  # container images without a registry
   btrfs-progs        # a filesystem to copy live disks on, and to recognise
   cryptsetup-bin     # LUKS headers to recognise
   dosfstools e2fsprogs fdisk gdisk mount ntfs-3g util-linux xfsprogs
@@ -15,7 +17,7 @@ packages=(
   qemu-utils         # qemu-img, qemu-io
   clamav yara        # the commands that the benchmark compares with
 )
-tools=(setfacl setfattr mkfs.btrfs cryptsetup mkfs.vfat mke2fs debugfs e2fsck sfdisk sgdisk losetup mount mkfs.ntfs
+tools=(setfacl setfattr buildah debootstrap mkfs.btrfs cryptsetup mkfs.vfat mke2fs debugfs e2fsck sfdisk sgdisk losetup mount mkfs.ntfs
   mkfs.xfs openssl initdb qemu-img qemu-io yara clamscan)
 
 command -v npm >/dev/null || packages+=(nodejs npm)  # for osls, which deploys serverless.yml; other builds of node bring their own npm
