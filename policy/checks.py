@@ -30,6 +30,13 @@ def nearest(word: str, words: object) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
+def scans(count: int) -> int:
+    """How many scans may run at once. 0 would let each of them wait for ever, and nobody would be told."""
+    if count < 1:
+        raise ValueError("must be at least 1; to scan nothing, say `protection.mode: none` and why")
+    return count
+
+
 def cron(text: str) -> str:
     """Five fields: minute, hour, day, month, weekday. It must come true some day."""
     if len(text) > 200 or len(text.split()) != 5:

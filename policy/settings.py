@@ -124,6 +124,7 @@ _MERGED: Final[dict[str, Any]] = {"combine": "merge"}
 Seconds = Annotated[int, Field(ge=0, le=10 * _YEAR)]
 Bytes = Annotated[int, Field(ge=0, le=1 << 60)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Scans = Annotated[int, Field(le=1_000_000, json_schema_extra={"minimum": 1}), AfterValidator(checks.scans)]
 Usd = Annotated[float, Field(ge=0, le=1e9)]
 Word = Annotated[str, Field(min_length=1, max_length=300)]
 Cron = Annotated[str, AfterValidator(checks.cron)]
@@ -206,8 +207,8 @@ class Exclusions(Strict):
 
 
 class Limits(Strict):
-    scans_per_host: Count | None = None
-    scans_per_account: Count | None = None
+    scans_per_host: Scans | None = None
+    scans_per_account: Scans | None = None
     blocks_per_second: Count | None = Field(default=None, description="Read from snapshots of one account.")
     agent_cpu_percent: Annotated[int, Field(ge=1, le=100)] | None = None
     agent_memory_bytes: Bytes | None = None

@@ -100,7 +100,10 @@ def write_down(database: Database, connection: Connection, order: ScanOrder) -> 
         "state": ScanState.WAITING,
         "written_ms": kept.now_ms(database, connection),
     }
-    return database.insert_missing(connection, scan, [row]) == 1
+    new = database.insert_missing(connection, scan, [row]) == 1
+    if new and (none := [name for name, value in limits.items() if _limit(value) == 0]):
+        end(database, connection, order.scan, ScanState.FAILED, f"limits.{none[0]} is 0: no scan could ever start")
+    return new
 
 
 def _text(text: str, most: int) -> str:

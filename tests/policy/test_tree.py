@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from policy.document import read_path
+from policy.document import Refused, read_path
 from policy.estate import instance
 from policy.model import json_schema
 from policy.resolve import Resolved, resolve
@@ -126,3 +126,11 @@ def test_the_smallest_set_of_the_page() -> None:
     found = resolve(load_texts({"policy.md": text}), instance(row), NOW)
     assert isinstance(found, Resolved)
     assert found.path == ("company", "web-servers")
+
+
+@pytest.mark.parametrize("name", ["scans_per_account", "scans_per_host"])
+def test_a_limit_of_no_scans_says_what_to_say_instead(name: str) -> None:
+    with pytest.raises(Refused) as caught:
+        load_texts({"company.yaml": policy("a", f"settings: {{limits: {{{name}: 0}}}}")})
+    assert "at least 1; to scan nothing, say `protection.mode: none`" in str(caught.value)
+    load_texts({"company.yaml": policy("a", f"settings: {{limits: {{{name}: 1}}}}")})

@@ -146,6 +146,17 @@ def test_limits_that_are_none(site: Site, limit: Any) -> None:
     assert site.claim() == "one-1"
 
 
+@pytest.mark.parametrize("name", ["scans_per_account", "scans_per_host"])
+def test_a_limit_of_0_is_said_and_not_waited_for(site: Site, name: str) -> None:
+    """Of a policy that was applied before such a limit was refused."""
+    site.order(an_order("one", settings={f"limits.{name}": 0}), an_order("two"))
+    assert site.claim() == "two-1"
+    with site.database.read() as connection:
+        row = connection.execute(select(scan).where(scan.c.id == "one")).one()
+        assert connection.execute(select(outbox.c.scan)).scalars().all() == ["one"], "the console is told"
+    assert (row.state, row.detail) == (ScanState.FAILED, f"limits.{name} is 0: no scan could ever start")
+
+
 def test_words_that_no_database_takes(site: Site) -> None:
     """Whoever names machines may write anything; the order goes on as it came."""
     place = Place("file", "site", "r\x00" * 60)
