@@ -309,11 +309,11 @@ def _last(connection: Connection, machines: Sequence[str], *, ended: bool) -> di
         wanted = wanted.where(other.c.ended.is_not(None))
     newest = wanted.order_by(other.c.ordered.desc(), other.c.id.desc()).limit(1).correlate(scan).scalar_subquery()
     rows = connection.execute(
-        sa.select(scan.c.machine, scan.c.id, scan.c.state, scan.c.ordered, scan.c.ended).where(
+        sa.select(scan.c.machine, scan.c.id, scan.c.state, scan.c.ordered, scan.c.ended, scan.c.held).where(
             scan.c.machine.in_(machines), scan.c.id == newest
         )
     )
-    return {row.machine: LastScan(row.id, ScanState(row.state), row.ordered, row.ended) for row in rows}
+    return {row.machine: LastScan(row.id, ScanState(row.state), row.ordered, row.ended, row.held) for row in rows}
 
 
 def write(connection: Connection, found: Plan, version: int, now: datetime) -> set[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -77,12 +77,13 @@ class OpenScan:
 
 @dataclass(frozen=True, slots=True)
 class LastScan:
-    """The newest scan of an image, or the newest of a machine that has ended."""
+    """The newest scan of an image, or the newest of a machine that has ended. `held`: it is paused by a hold."""
 
     id: str
     state: ScanState
     ordered: datetime
     ended: datetime | None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,7 @@ class _Planner:
     plan: Plan = field(default_factory=Plan)
 
     def add(self, one: Machine) -> None:
+        self._hold_image(one)
         mode = str(one.rules.settings.get("protection.mode") or "") if one.rules.policy else ""
         why_not = self._why_not(one, mode)
         if why_not is not None:
@@ -287,6 +289,19 @@ class _Planner:
         if opens.start <= self.now + HORIZON:
             self._give(one.fleet, new)
         return opens.start
+
+    def _hold_image(self, one: Machine) -> None:
+        """The scan of its image that has not begun waits while all is held, or its account: others may have the image, too."""
+        last = self.images.get(one.image)
+        if last is None or last.state in ENDED:
+            return
+        place = one.instance.place
+        wanted = not self.holds.keys().isdisjoint(("all", f"{place.cloud}://{place.account}"))
+        begun = last.state is ScanState.RUNNING or (last.state is ScanState.PAUSED and not last.held)
+        if wanted == last.held or (wanted and begun):
+            return
+        (self.plan.pauses if wanted else self.plan.resumes).append(last.id)
+        self.images[one.image] = replace(last, held=wanted)
 
     def _order(self, one: Machine, mode: str, held: datetime | None) -> None:
         assert one.fleet is not None

@@ -338,6 +338,19 @@ class TestHolds:
         assert told == [("scan", scan.id), ("pause", scan.id), ("resume", scan.id)]
         assert len(world.scans(ScanState.ORDERED)) == 2
 
+    def test_the_scan_of_an_image_is_held(self, world: World) -> None:
+        world.see(made.instance(image="ami-1", launched=world.now))
+        world.plan()
+        (image,) = world.scans()
+        with world.database.write() as connection:
+            schedule.hold(connection, Hold(scope="all", until=world.now + timedelta(minutes=5)), "test", world.now)
+        world.plan()
+        world.plan()
+        world.go(minutes=6)
+        world.plan()
+        told = [(one.kind, one.scan) for one in world.fetched() if one.scan == image.id]
+        assert told == [("scan", image.id), ("pause", image.id), ("resume", image.id)]
+
     def test_a_hold_ends_by_itself(self, world: World) -> None:
         world.see(made.instance())
         world.plan()

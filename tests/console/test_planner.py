@@ -319,6 +319,32 @@ class TestHolds:
     def test_others_are_not_held(self, hold: Hold) -> None:
         assert len(orders(planned(scanned(), holds=[hold]))) == 1
 
+    @pytest.mark.parametrize("scope", ["all", "aws://1"])
+    def test_the_scan_of_an_image_is_held_with_its_account(self, scope: str) -> None:
+        """Once for all of its instances, also of one that waits for it, and released once."""
+        image = LastScan("image-1", ScanState.WAITING, NOW, None)
+        names = ("i-1", "i-2")
+        found = planned(*map(fresh, names), images={"aws://1/r/ami-1": image}, holds=[Hold(scope)])
+        assert (found.pauses, found.resumes) == (["image-1"], [])
+        held = {"aws://1/r/ami-1": replace(image, state=ScanState.PAUSED, held=True)}
+        assert quiet(planned(*map(fresh, names), images=held, holds=[Hold(scope)]))
+        found = planned(*map(fresh, names), images=held)
+        assert (found.pauses, found.resumes) == ([], ["image-1"])
+
+    @pytest.mark.parametrize(
+        ("state", "hold"),
+        [
+            (ScanState.RUNNING, Hold("all")),
+            (ScanState.DONE, Hold("all")),
+            (ScanState.PAUSED, Hold("all")),  # by hand
+            (ScanState.WAITING, Hold("aws://1/r/i-1")),  # other machines are made of it
+            (ScanState.WAITING, Hold("aws://2")),
+        ],
+    )
+    def test_scans_of_images_that_no_hold_is_about(self, state: ScanState, hold: Hold) -> None:
+        found = planned(fresh(), images={"aws://1/r/ami-1": LastScan("image-1", state, NOW, None)}, holds=[hold])
+        assert (found.pauses, found.resumes) == ([], [])
+
     def test_what_is_held_is_told_once_and_released_once(self) -> None:
         held = waiting(scanned(), only(planned(scanned())), ScanState.PAUSED, held=True)
         assert quiet(planned(held, holds=[Hold("all")]))
