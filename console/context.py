@@ -17,6 +17,7 @@ from console.metrics import Metrics
 from console.settings import Settings
 from console.store.database import Database
 from console.store.tokens import Caller
+from console.surveys import Surveys
 from console.wake import Wake
 from core.estate import Instance
 
@@ -53,6 +54,7 @@ class Console:
     wake: Wake = field(default_factory=Wake)
     metrics: Metrics = field(default_factory=Metrics)
     guesses: Guesses = field(default_factory=Guesses)
+    surveys: Surveys = field(default_factory=Surveys)
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_LARGE))  # large bodies at once
     reading: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(MOST_LARGE)

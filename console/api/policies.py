@@ -66,10 +66,11 @@ def apply_policies(
 
 
 @api.post("/v1/policies/dry-run", **needs(Scope.READ, 409, 413, most_body_bytes=_MOST_SET))
-def dry_run_policies(wanted: PolicySet, console: TheConsole) -> DryRun:
-    """What applying them would say, and what would change for whom."""
+def dry_run_policies(wanted: PolicySet, console: TheConsole, caller: TheCaller) -> DryRun:
+    """What applying them would say, and what would change for whom. Few at once, and one for each token: else 429."""
     try:
-        return policies.dry_run(console.database, wanted, _stored(console), now())
+        with console.surveys.one(caller.name):
+            return policies.dry_run(console.database, wanted, _stored(console), now())
     except ConfigError as error:
         raise Refused(409, str(error)) from None
 

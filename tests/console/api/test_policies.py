@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from client.model import Scope
+from client.api import Console
+from client.model import PolicySet, Scope
 from console.clock import now
 from console.serve import Running
+from core.errors import Throttled
 from tests.console import made
 from tests.console.api.conftest import AsWho
 from tests.console.policyset import SCHEDULE, document, policy_set
@@ -277,3 +279,31 @@ def test_the_last_document_can_be_taken_back(running: Running, admin: httpx.Clie
     assert (found["version"], found["policy"]) == (2, None)
     until(lambda: "policy" in admin.get("/v1/instance", params={"key": made.key()}).json()["unprotected"])
     assert put(admin, document(), headers={"If-Match": answer.headers["etag"]}).json()["version"] == 3
+def test_dry_runs_are_few_at_once(running: Running, as_who: AsWho) -> None:
+    """One for each token and two in all; whoever comes then is told when to come again, and is let in once one has ended."""
+    one, two, three = (as_who(Scope.READ) for _ in range(3))
+    names = ["token-1", "token-2", "token-3"]
+    surveys = running.console.surveys
+
+    def tried(client: httpx.Client) -> int:
+        return client.post("/v1/policies/dry-run", json=body(document())).status_code
+
+    with surveys.one(names[0]):
+        again = one.post("/v1/policies/dry-run", json=body(document()))
+        assert (again.status_code, again.headers["Retry-After"]) == (429, "5")
+        assert "this token" in again.json()["error"]
+        assert tried(two) == 200
+        with surveys.one(names[1]):
+            assert tried(three) == 429
+            token = three.headers["Authorization"].removeprefix("Bearer ")
+            with Console(running.address, token) as client, pytest.raises(Throttled) as caught:
+                client.dry_run(PolicySet(documents={"company.yaml": document()}))
+            assert caught.value.after == 5
+        assert tried(three) == 200
+    assert [tried(client) for client in (one, two, three)] == [200, 200, 200]
+
+
+def test_a_dry_run_that_fails_makes_room(as_who: AsWho) -> None:
+    reader = as_who(Scope.READ)
+    for _ in range(3):
+        assert reader.post("/v1/policies/dry-run", json={"documents": {}}).status_code == 422
