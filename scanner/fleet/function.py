@@ -27,7 +27,7 @@ from cloud.aws.secrets import read_secret
 from core.errors import ConfigError
 from scanner.fleet import admission
 from scanner.fleet.context import serving
-from scanner.fleet.database import Database
+from scanner.fleet.database import Database, checked_url
 from scanner.fleet.migrations import upgrade
 from scanner.fleet.settings import PREFIX, Settings
 
@@ -83,7 +83,8 @@ def handler(_: object, context: Context) -> Answer:
 def read(environment: Mapping[str, str]) -> Visit:
     """`KUMOMORI_FLEET_…` as a worker has them, but the database and the keys, which are secrets:
 
-    * `KUMOMORI_FUNCTION_DATABASE_SECRET`, an ARN in Secrets Manager; or `KUMOMORI_FLEET_DATABASE` itself;
+    * `KUMOMORI_FUNCTION_DATABASE_SECRET`, an ARN in Secrets Manager: the URL of the database; or, beside `KUMOMORI_FLEET_DATABASE`, its
+      password, alone or as RDS keeps it (JSON with `password`). Without the secret that URL is all there is;
     * `KUMOMORI_FUNCTION_KEYS_SECRET`, likewise, the text of the fleet's `manifest.keys`;
     * `KUMOMORI_FUNCTION_SLOTS`: as many as there may be functions at once.
 
@@ -94,8 +95,7 @@ def read(environment: Mapping[str, str]) -> Visit:
         raise ConfigError(f"{_OURS}SLOTS is not a number from 1 to {_MOST_SLOTS}")
     sessions = Sessions()
     given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
-    if f"{PREFIX}DATABASE" not in given:
-        given[f"{PREFIX}DATABASE"] = _secret(sessions, environment, "DATABASE_SECRET")
+    given[f"{PREFIX}DATABASE"] = _database(sessions, environment)
     data = given.setdefault(f"{PREFIX}DATA", "/tmp/kumomori")  # noqa: S108  all else is read-only there, and nobody else's
     # A worker says nothing to the console: the fleet's duties do. The settings of a fleet have to have one all the same.
     given.setdefault(f"{PREFIX}CONSOLE", "https://console.invalid")
@@ -106,6 +106,21 @@ def read(environment: Mapping[str, str]) -> Visit:
     if not settings.objects:
         raise ConfigError(f"{PREFIX}OBJECTS is not set: a function's own folder is gone with it")
     return Visit(settings, int(slots), _secret(sessions, environment, "KEYS_SECRET"))
+
+
+def _database(sessions: Sessions, environment: Mapping[str, str]) -> str:
+    url = environment.get(f"{PREFIX}DATABASE", "")
+    if url and not environment.get(f"{_OURS}DATABASE_SECRET"):
+        return url
+    secret = _secret(sessions, environment, "DATABASE_SECRET")
+    if not url:
+        return secret
+    if secret.startswith("{"):
+        try:
+            secret = str(json.loads(secret)["password"])
+        except (ValueError, KeyError, RecursionError):
+            raise ConfigError(f"{_OURS}DATABASE_SECRET: it is JSON without a password") from None
+    return checked_url(url).set(password=secret).render_as_string(hide_password=False)
 
 
 def _secret(sessions: Sessions, environment: Mapping[str, str], name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import make_url, update
 
 from client.model import ScanState
 from core.errors import ConfigError, Unavailable
@@ -239,7 +239,6 @@ def test_what_is_kept_says_how_long(runtime: Fleet) -> None:
         ("KUMOMORI_FUNCTION_SLOTS", "0", "KUMOMORI_FUNCTION_SLOTS"),
         ("KUMOMORI_FUNCTION_SLOTS", "many", "KUMOMORI_FUNCTION_SLOTS"),
         ("KUMOMORI_FLEET_OBJECTS", "", "KUMOMORI_FLEET_OBJECTS is not set"),
-        ("KUMOMORI_FLEET_DATABASE", "sqlite:///tmp/x", "PostgreSQL is needed"),
         ("KUMOMORI_FLEET_DATABSE", "x", "no such setting"),
     ],
 )
@@ -248,6 +247,12 @@ def test_settings(runtime: Fleet, monkeypatch: pytest.MonkeyPatch, name: str, va
     with pytest.raises(ConfigError, match=words) as told:
         handler({}, Lambda())
     assert "postgresql://" not in str(told.value)
+
+
+def test_a_file_is_no_database_of_a_function(runtime: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "read_secret", lambda _, arn: "sqlite:////tmp/fleet.sqlite")
+    with pytest.raises(ConfigError, match="PostgreSQL is needed"):
+        read(os.environ)
 
 
 def test_the_database_may_stand_in_the_environment(runtime: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,10 +264,30 @@ def test_the_database_may_stand_in_the_environment(runtime: Fleet, monkeypatch: 
     assert KEYS.split()[1] not in repr(visit)
 
 
+@pytest.mark.parametrize("secret", ["pa:ss/wo@rd", '{"username": "postgres", "password": "pa:ss/wo@rd"}'])
+def test_the_password_may_stand_apart(runtime: Fleet, monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    """As RDS keeps it, and changes it."""
+    monkeypatch.setenv("KUMOMORI_FLEET_DATABASE", runtime.url)
+    monkeypatch.setattr(function, "read_secret", lambda _, arn: KEYS if arn == "arn:keys" else secret)
+    url = make_url(read(os.environ).settings.database.get_secret_value())
+    assert (url.password, url.host, url.port) == ("pa:ss/wo@rd", "127.0.0.1", make_url(runtime.url).port)
+    assert handler({}, Lambda())["worker"] == "none"  # the server of the tests lets everybody in
+
+
+@pytest.mark.parametrize("secret", ["{", '{"user": "hush"}', "{" * 100_000])
+def test_a_bad_secret_is_told_without_it(runtime: Fleet, monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("KUMOMORI_FLEET_DATABASE", runtime.url)
+    monkeypatch.setattr(function, "read_secret", lambda _, arn: secret)
+    with pytest.raises(ConfigError, match="without a password") as told:
+        read(os.environ)
+    assert "hush" not in str(told.value)
+
+
 def test_a_database_that_is_away_is_an_error(
     runtime: Fleet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUMOMORI_FLEET_DATABASE", "postgresql://kumomori:hush-hush@127.0.0.1:9/none")
+    monkeypatch.delenv("KUMOMORI_FUNCTION_DATABASE_SECRET")
     with pytest.raises(Unavailable) as told:
         handler({}, Lambda())
     assert "hush" not in str(told.value) + "".join(capfd.readouterr())
