@@ -1,7 +1,7 @@
 """ScanFleet: the machines that scan, in private networks, with the database and the store that they share.
 
 Sources: EC2 Auto Scaling User Guide, "Auto Scaling groups with multiple instance types and purchase options"; EC2 User Guide,
-"Use the Instance Metadata Service"; S3 User Guide, "Reducing the cost of SSE-KMS with Amazon S3 Bucket Keys".
+"Use the Instance Metadata Service".
 """
 
 import base64
@@ -16,6 +16,7 @@ from infra.aws.account import SCANNER
 from infra.aws.common import Arguments, checked_name, document, document_of, image_repository, partition, tags
 from infra.aws.database import Database, DatabaseSettings, database
 from infra.aws.machine import Machine, user_data, worker_options
+from infra.aws.manifests import manifest_store
 from infra.aws.network import HTTPS, Network
 
 # Of x86-64, as the image is; several, so that one type of spot that runs out does not stop the fleet.
@@ -118,7 +119,7 @@ class ScanFleet(pulumi.ComponentResource):
             group=network.database_group(group),
             tags=self._tags,
         )
-        bucket, key = self._bucket()
+        bucket, key = manifest_store(self, name, self._region, self._tags)
         token = self._secret("tok", "The console's token for the Kumomori fleet")
         keys = self._secret("key", "What the manifests of the Kumomori fleet are sealed with")
         role = self._role(image, bucket, key, stored, token, keys, accounts, role_name)
@@ -157,71 +158,6 @@ class ScanFleet(pulumi.ComponentResource):
                 "groupName": self.group_name,
             }
         )
-
-    def _bucket(self) -> tuple[aws.s3.Bucket, aws.kms.Key]:
-        """For manifests. They hold no findings and can be made again, so they, and their key, go with the stack; no old
-        versions are kept: what the sweeper deletes named files of somebody's disk."""
-        options = ResourceOptions(parent=self)
-        key = aws.kms.Key(
-            f"{self._name}-man",
-            description="Manifests of a Kumomori fleet",
-            enable_key_rotation=True,
-            deletion_window_in_days=7,
-            region=self._region,
-            tags=self._tags,
-            opts=options,
-        )
-        bucket = aws.s3.Bucket(
-            f"{self._name}-man", force_destroy=True, region=self._region, tags=self._tags, opts=options
-        )
-        inside = ResourceOptions(parent=bucket)
-        blocked = aws.s3.BucketPublicAccessBlock(
-            f"{self._name}-man",
-            bucket=bucket.id,
-            block_public_acls=True,
-            block_public_policy=True,
-            ignore_public_acls=True,
-            restrict_public_buckets=True,
-            region=self._region,
-            opts=inside,
-        )
-        aws.s3.BucketServerSideEncryptionConfiguration(
-            f"{self._name}-man",
-            bucket=bucket.id,
-            rules=[
-                {
-                    "apply_server_side_encryption_by_default": {
-                        "sse_algorithm": "aws:kms",
-                        "kms_master_key_id": key.arn,
-                    },
-                    "bucket_key_enabled": True,
-                }
-            ],
-            region=self._region,
-            opts=inside,
-        )
-        aws.s3.BucketLifecycleConfiguration(
-            f"{self._name}-man",
-            bucket=bucket.id,
-            rules=[
-                {
-                    "id": "unfinished",
-                    "status": "Enabled",
-                    "filter": {"prefix": ""},
-                    "abort_incomplete_multipart_upload": {"days_after_initiation": 1},
-                }
-            ],
-            region=self._region,
-            opts=inside,
-        )
-        aws.s3.BucketPolicy(
-            f"{self._name}-man",
-            bucket=bucket.id,
-            policy=document_of(running.only_tls, bucket.arn),
-            region=self._region,
-            opts=ResourceOptions(parent=bucket, depends_on=[blocked]),
-        )
-        return bucket, key
 
     def _secret(self, suffix: str, description: str) -> aws.secretsmanager.Secret:
         """Without a value: it would stand in Pulumi's state. Whoever operates the fleet puts it there (docs/iac.md)."""
