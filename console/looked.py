@@ -33,11 +33,16 @@ class Looked:
             for volume in report.volumes
             if volume.read and volume.disk not in disks and volume.index not in shut
         }
+        self._rules = report.rules
         self._files = {(gap.volume, gap.path) for gap in report.gaps if gap.scope == "file"}
         # Clones share a UUID and are told apart by their order alone: if one is not read, it is not known which.
         counts = Counter(_uuid(volume.name) for volume in report.volumes)
         closed = {_uuid(volume.name) for volume in report.volumes if volume.name not in self._open}
         self._clones = {name for name, count in counts.items() if count > 1 and name in closed}
+
+    def for_rule(self, rule: str) -> bool:
+        """It could have been found at all: an older worker may lack its detector, another may have other rules."""
+        return rule in self._rules
 
     def at(self, volume: str, path: bytes) -> bool:
         """The file, or that there is none, was looked at."""

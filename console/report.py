@@ -102,7 +102,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class Read:
-    """`seen` has the fingerprints of all findings, those too that were too many to keep. `compressed` is the report as it came."""
+    """`seen` has the fingerprints of all findings, those too that were too many to keep. `compressed` is the report as it came.
+
+    `rules` are the ids of all that the scan could have found; empty if it does not say.
+    """
 
     result: Result
     findings: tuple[Found, ...]
@@ -115,6 +118,7 @@ class Read:
     bytes_read: int
     compressed: bytes
     json_bytes: int
+    rules: frozenset[str] = frozenset()
 
 
 def read_report(text: str) -> Read:
@@ -151,6 +155,7 @@ def read_report(text: str) -> Read:
         bytes_read=_number(_mapping(document, "stats"), "bytes_read"),
         compressed=compressed,
         json_bytes=len(raw),
+        rules=_rules(document),
     )
 
 
@@ -249,6 +254,14 @@ def _finding(one: Mapping[str, Any], names: Mapping[int, str], *, whole: bool) -
         subject=cut(_text(one, "subject"), _MOST_SUBJECT),
         evidence=bounded(_mapping(one, "evidence")) if whole else {},
     )
+
+
+def _rules(document: Mapping[str, Any]) -> frozenset[str]:
+    """Written as those of findings are. A report of an older fleet says none."""
+    found = _mapping(document, "rules").get("ids", [])
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        _refuse("rules: ids: not a list of texts")
+    return frozenset(cut(one, _MOST_WORDS) for one in found)
 
 
 def _packages(document: Mapping[str, Any]) -> tuple[tuple[Package, ...], int]:

@@ -162,7 +162,7 @@ def scan_machine(
         guards=tuple(GuardReport(guard.name, guard.active, guard.detail) for guard in outcome.guards),
         started=started,
         version=version("kumomori"),
-        rules=RuleSet(digest, outcome.rules),
+        rules=RuleSet(digest, outcome.rules, outcome.rule_ids),
         inputs=frozenset(inputs | outcome.inputs | rule_files(options.rules)),
     )
 

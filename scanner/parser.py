@@ -29,7 +29,7 @@ from definitions import builtin_rules
 from scanner import guards
 from scanner.base import Base, BaseVolume, gaps_of, same_volumes
 from scanner.changes import Changes, differences
-from scanner.detectors import DetectorOptions, make_detectors
+from scanner.detectors import DetectorOptions, make_detectors, rule_ids
 from scanner.detectors.malware import compile_rules
 from scanner.filesystems import FILESYSTEMS, Filesystem
 from scanner.gaps import reason_of
@@ -126,7 +126,8 @@ class Parser:
                 "rules": rules.digests,
                 "options": options_digest(self._job, names_matter=rules.names_matter),
             }
-            self._send({"kind": "rules", "count": rules.rule_count, "names_matter": rules.names_matter, **engine})
+            told = {"count": rules.rule_count, "names_matter": rules.names_matter, "ids": sorted(rule_ids(rules))}
+            self._send({"kind": "rules", **told, **engine})
             self._detectors = make_detectors(
                 DetectorOptions(
                     rules=rules,

@@ -85,10 +85,14 @@ class GuardReport:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """What was searched for: `digest` names the set (hex digits), `count` is the number of rules."""
+    """What was searched for: `digest` names the set (hex digits), `count` is the number of rules.
+
+    `ids` are those of all that could have been found, by detectors of settings, too; empty if the scan did not get so far.
+    """
 
     digest: str
     count: int
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ class Outcome:
     sizes: list[int] = field(default_factory=list)
     bytes_read: int = 0
     rules: int = 0
+    rule_ids: tuple[str, ...] = ()
     engine: dict[str, Any] = field(default_factory=dict)
     done: Done = field(default_factory=Done)
     suspect: bool = False
@@ -475,6 +476,7 @@ class _Attempt:
                         raise WireError("rules, told twice or too late")
                     self._told = True
                     outcome.rules = int_in(message["count"])
+                    outcome.rule_ids = tuple(sorted({printable(text_in(one, 1000)) for one in message["ids"]}))
                     outcome.engine = {
                         "engine": text_in(message["engine"], 1000),
                         "options": text_in(message["options"], 100),

@@ -188,6 +188,7 @@ def _findings(
                 table.c.fixed,
                 table.c.volume,
                 table.c.path,
+                table.c.rule,
             )
             .where(table.c.instance == row.machine)
             .with_for_update()
@@ -211,6 +212,7 @@ def _findings(
         if one.state != FindingState.FIXED.value
         and one.id not in read.seen
         and not seen < one.last_seen <= now + ASTRAY
+        and looked.for_rule(one.rule)
         and looked.at(one.volume, one.path)
     ]
     for some in chunks(gone):

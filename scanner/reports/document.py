@@ -17,7 +17,11 @@ def to_json(report: Report) -> dict[str, Json]:
     return {
         "schema": SCHEMA,
         "tool": {"name": "kumomori", "version": clean(report.version)},
-        "rules": {"digest": clean(report.rules.digest), "count": report.rules.count},
+        "rules": {
+            "digest": clean(report.rules.digest),
+            "count": report.rules.count,
+            "ids": [clean(one) for one in report.rules.ids],
+        },
         "started": report.started.astimezone(UTC).isoformat(),
         "target": [clean(disk) for disk in report.target],
         "result": report.result,

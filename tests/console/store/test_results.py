@@ -184,6 +184,30 @@ def accept(database: Database, until: datetime | None = None) -> None:
         findings.accept(connection, key(), finding("a")["fingerprint"], AcceptIn(why="known", until=until), "me", now())
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param({"digest": "00", "count": 3, "ids": ["linux/b", "linux/c"]}, id="lacks-the-detector"),
+        pytest.param({"digest": "00", "count": 3}, id="does-not-say"),
+        pytest.param({"digest": "00", "count": 3, "ids": []}, id="none"),
+    ],
+)
+def test_what_a_worker_could_not_find_is_not_fixed(database: Database, rules: dict[str, Any]) -> None:
+    scanned(database, [finding("a"), finding("b")])
+    sent = result(ordered(database), report([finding("b")], rules=rules))
+    results.take(database, FLEET, sent, now())
+    assert states(database) == {"a": "open", "b": "open"}
+    scanned(database, [])
+    assert states(database) == {"a": "fixed", "b": "fixed"}
+
+
+@pytest.mark.parametrize("ids", ["linux/a", [1], {"linux/a": 1}, None])
+def test_rules_that_are_no_list_of_texts(database: Database, ids: Any) -> None:
+    sent = result(ordered(database), report(rules={"digest": "00", "count": 3, "ids": ids}))
+    with pytest.raises(Refused, match="rules: ids"):
+        results.take(database, FLEET, sent, now())
+
+
 def test_accepted_stays_accepted_until_it_is_fixed(database: Database) -> None:
     scanned(database, [finding("a")])
     accept(database)

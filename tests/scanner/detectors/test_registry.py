@@ -11,7 +11,7 @@ import pytest
 from core.findings import Detector, Rule, Severity
 from definitions import builtin_rules
 from scanner import detectors
-from scanner.detectors import DetectorOptions, make_detectors
+from scanner.detectors import DetectorOptions, make_detectors, rule_ids
 from scanner.detectors.malware import compile_rules
 
 # modules that detectors share
@@ -56,6 +56,12 @@ def test_only_malware_depends_on_content_alone(made: tuple[Detector, ...]) -> No
 def test_rule_ids_are_unique() -> None:
     ids = [rule.id for rule in rules()]
     assert len(ids) == len(set(ids))
+
+
+def test_a_report_can_say_all_that_may_be_found() -> None:
+    own = ("own.yara", 'rule mine { condition: true } rule named { meta: id = "our/named" condition: true }')
+    ids = rule_ids(compile_rules(builtin_rules(), [own]))
+    assert ids >= {rule.id for rule in rules()} | {"yara/mine", "our/named"}
 
 
 def test_the_page_of_detectors_is_complete() -> None:

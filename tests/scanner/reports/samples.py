@@ -62,7 +62,7 @@ def make(
         ),
         started=datetime(2026, 3, 4, 5, 6, 7, 890_000, tzinfo=UTC),
         version="0.1.0",
-        rules=RuleSet("ab" * 32, 40),
+        rules=RuleSet("ab" * 32, 40, ("linux/second-root", "yara/x")),
     )
 
 
