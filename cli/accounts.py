@@ -127,7 +127,7 @@ def remove(
     api: Api,
     account: Annotated[str, Argument(metavar="CLOUD://ACCOUNT", help="As `cloud list` names it.", show_default=False)],
 ) -> None:
-    """Protect an account no longer. What is in it stays in the console as closed; its snapshots are taken away.
+    """Protect an account no longer. What is in it stays in the console as closed; its fleet deletes what it keeps there, and needs its role for that until then.
 
     Exits 0: it is removed; 2: there is none, or it could not start.
     """
@@ -136,3 +136,7 @@ def remove(
         raise ConfigError(f"{printable(account)}: write it as `kumomori cloud list` does, like aws://123456789012")
     api.remove_account(cloud, name)
     sys.stdout.write(f"removed: {printable(account)}\n")
+    if cloud != "file":
+        sys.stdout.write(
+            "In an hour its fleet deletes the snapshots that it keeps there: leave the role in place until then.\n"
+        )

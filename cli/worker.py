@@ -114,7 +114,7 @@ def sweep(
     try:
         upgrade(database)
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        clouds = AccountClouds(database, kept.installation(database), endpoint_url=endpoint)
+        clouds = AccountClouds(database, kept.installation(database), endpoint_url=endpoint, sweeping=True)
         for one in sweep_clouds(database, None, clouds, dry_run=dry_run):
             found += 1
             failed += one.error is not None

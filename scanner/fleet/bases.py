@@ -161,6 +161,12 @@ def forget(connection: Connection, machine: str) -> GivenUp:
     )
 
 
+def forget_account(connection: Connection, cloud: str, account: str) -> GivenUp:
+    """The fleet is to leave the account: nothing begins from what is kept there any more."""
+    theirs = base.c.machine.startswith(f"{cloud}://{account}/", autoescape=True)
+    return _give_up(connection, connection.execute(select(base.c.scan, base.c.object).where(theirs)).all())
+
+
 def expire(database: Database, connection: Connection) -> GivenUp:
     """Those that the policy has let grow too old."""
     old = select(base.c.scan, base.c.object).where(base.c.expires_ms <= kept.now_ms(database, connection))

@@ -19,7 +19,7 @@ from cloud.aws.prices import Calls, Expected, Prices, first_scan, later_scan, st
 from cloud.pace import Quotas
 from core.errors import ConfigError, Gone
 from core.estate import Disk, Image, Instance, Place
-from scanner.fleet import kept
+from scanner.fleet import kept, leaving
 from scanner.fleet.database import Database
 
 SETTLE_SECONDS: Final = 90.0  # how late what was made may be listed, before its disk is given up
@@ -62,21 +62,31 @@ class Clouds(Protocol):
 
 
 class AccountClouds:
-    """Enters what the console named, with the role it named, if any, from this fleet's own credentials."""
+    """Enters what the console named, with the role it named, if any, from this fleet's own credentials.
 
-    def __init__(self, database: Database, installation: str, *, endpoint_url: str = "", home_region: str = "") -> None:
+    `sweeping`: also what it names no longer and is still to be cleared.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        installation: str,
+        *,
+        endpoint_url: str = "",
+        home_region: str = "",
+        sweeping: bool = False,
+    ) -> None:
         self._database = database
         self._installation = installation
         self._home = home_region
         self._endpoint_url = endpoint_url
+        self._sweeping = sweeping
         self._sessions: Sessions | None = None
 
     def enter(self, place: Place, blocks_per_second: float | None = None) -> Site:
         if place.cloud != "aws":
             raise ConfigError(f"{place}: this fleet cannot enter that cloud")
-        account = next(
-            (one for one in accounts(self._database) if (one.cloud, one.account) == ("aws", place.account)), None
-        )
+        account = next((one for one in self._accounts() if (one.cloud, one.account) == ("aws", place.account)), None)
         if account is None:
             raise ConfigError(f"{place}: the account is not one of this fleet's")
         if account.regions and place.region not in account.regions:
@@ -87,6 +97,13 @@ class AccountClouds:
         made = enter(self._sessions, place, role, self._installation, home=self._home)
         quotas = Quotas() if blocks_per_second is None else Quotas(min(blocks_per_second, Quotas.blocks_per_second))
         return replace(made, settle_seconds=SETTLE_SECONDS, quotas=quotas)
+
+    def _accounts(self) -> Sequence[AccountIn]:
+        named = accounts(self._database)
+        if not self._sweeping:
+            return named
+        with self._database.read() as connection:
+            return (*named, *(one.account for one in leaving.left(connection) if not one.cleared))
 
     def spent(self, site: Site) -> Spent:
         quotas = getattr(site, "quotas", None)

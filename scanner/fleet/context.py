@@ -72,8 +72,14 @@ def objects_of(settings: Settings, installation: str) -> Objects:
     return Objects(where, keys, scratch=settings.data / "work", owner=owner)
 
 
-def clouds_of(settings: Settings, database: Database, installation: str) -> AccountClouds:
-    return AccountClouds(database, installation, endpoint_url=settings.endpoint_url, home_region=settings.home_region)
+def clouds_of(settings: Settings, database: Database, installation: str, *, sweeping: bool = False) -> AccountClouds:
+    return AccountClouds(
+        database,
+        installation,
+        endpoint_url=settings.endpoint_url,
+        home_region=settings.home_region,
+        sweeping=sweeping,
+    )
 
 
 class Claims:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection
 
 from client.model import AccountIn, Order, Pull, ScanOrder
-from scanner.fleet import admission, kept
+from scanner.fleet import admission, kept, leaving
 from scanner.fleet.database import Database
 from scanner.fleet.slots import Fence
 
@@ -59,6 +59,7 @@ def take(database: Database, fence: Fence, pull: Pull, offset_ms: int) -> tuple[
     with database.write() as connection:
         fence.guard(connection)
         kept.write(connection, kept.CLOCK_OFFSET_MS, str(offset_ms))
+        leaving.told(database, connection, accounts(connection), pull.accounts)
         kept.write(connection, kept.ACCOUNTS, told)
         last = cursor(connection)
         new = sorted((order for order in pull.orders if order.number > last), key=lambda order: order.number)

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from core.errors import CloudError, ConfigError, Error
 from core.estate import Place, Resource
-from scanner.fleet import admission, bases, kept
+from scanner.fleet import admission, bases, kept, leaving
 from scanner.fleet.clouds import Clouds
 from scanner.fleet.database import Database
 from scanner.fleet.ledger import FleetLedger, places
@@ -52,8 +52,10 @@ def sweep_clouds(
                 fence.guard(connection)
             admission.rescue(database, connection)
             bases.expire(database, connection)
+        leaving.settle(database, fence, bases.forget_account)
     with database.read() as connection:
-        found = places(connection)
+        cleared = {one.key for one in leaving.left(connection) if one.cleared}
+        found = [place for place in places(connection) if (place.cloud, place.account) not in cleared]
         now = datetime.fromtimestamp(kept.now_ms(database, connection) / 1000, UTC)
     for place in dict.fromkeys([*found, *also]):
         try:

@@ -36,7 +36,7 @@ def run(settings: Settings, database: Database, fence: Fence, ended: threading.E
 def sweep_once(settings: Settings, database: Database, fence: Fence, said: Said) -> None:
     """Raises `ConfigError`, `CloudError`, `Unavailable`, `Fenced`."""
     installation = kept.installation(database, settings.installation)
-    clouds = clouds_of(settings, database, installation)
+    clouds = clouds_of(settings, database, installation, sweeping=True)
     problems = []
     for one in sweep_clouds(database, fence, clouds):
         if one.error is not None:

@@ -279,6 +279,8 @@ def test_the_last_document_can_be_taken_back(running: Running, admin: httpx.Clie
     assert (found["version"], found["policy"]) == (2, None)
     until(lambda: "policy" in admin.get("/v1/instance", params={"key": made.key()}).json()["unprotected"])
     assert put(admin, document(), headers={"If-Match": answer.headers["etag"]}).json()["version"] == 3
+
+
 def test_dry_runs_are_few_at_once(running: Running, as_who: AsWho) -> None:
     """One for each token and two in all; whoever comes then is told when to come again, and is let in once one has ended."""
     one, two, three = (as_who(Scope.READ) for _ in range(3))
