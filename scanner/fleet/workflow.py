@@ -273,6 +273,7 @@ def _made(context: Context, order: ScanOrder, site: Site, token: str) -> list[Sn
     if not disks:
         raise ConfigError(f"{machine}: has no disk to scan")
     _check_price(context, order, disks)
+    _check_planted(context, order, site, token)
     lifetime = bases.lifetime_seconds(order)
     site = kept_for(site, lifetime)
     intended = intentions(disks, token, context.ledger.installation, lifetime)
@@ -293,6 +294,19 @@ def _made(context: Context, order: ScanOrder, site: Site, token: str) -> list[Sn
             resource = replace(intended[found.disk], id=found.id)
             lasting(lambda resource=resource: context.ledger.made(resource))  # type: ignore[misc]
     return made
+
+
+def _check_planted(context: Context, order: ScanOrder, site: Site, token: str) -> None:
+    """Tokens can be guessed, and whoever may make snapshots in the account could have left some of an earlier moment, when
+    there was nothing to find. So before the first call of this attempt there must be none. Raises `CloudError`.
+    """
+    if lasting(lambda: list(context.ledger.of_token(token))):
+        return  # it was called, perhaps
+    if planted := asked(lambda: [one.id for one in site.leftovers([Snapshot(order.place, "", token=token)])]):
+        raise CloudError(
+            f"{', '.join(planted[:5])}: carries the token of this scan, which has made nothing yet: somebody else made it; "
+            "find out who may make snapshots in this account"
+        )
 
 
 def _check_price(context: Context, order: ScanOrder, disks: Any) -> None:

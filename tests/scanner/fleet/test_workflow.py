@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from client.model import ScanKind, ScanState
+from cloud.aws.tags import EXPIRES, INSTALLATION, TOKEN, mark
 from core.estate import Disk, Instance, Place
 from demo.disk import build
 from scanner.fleet.tables import file_set
@@ -145,6 +146,28 @@ def test_a_machine_from_a_file(fleet: Fleet) -> None:
     assert found["none"].state is ScanState.GONE, "the site's file does not name it"
     assert {found[name].state for name in ("lost", "other")} == {ScanState.FAILED}, "it does, so it is not gone"
     assert found["file"].file_set
+
+
+def test_snapshots_that_somebody_planted_are_not_read(fleet: Fleet) -> None:
+    """Of before the break-in, under the token that the next scan will have: what runs on the machine may be let do that."""
+    ec2 = fleet.session.client("ec2", endpoint_url=fleet.aws["endpoint"])
+    tags = {TOKEN: "web-next-1", INSTALLATION: fleet.installation, EXPIRES: "2099-01-01T00:00:00+00:00"}
+    ec2.create_snapshots(
+        InstanceSpecification={"InstanceId": fleet.machine("web-1").id},
+        Description=f"Kumomori scan {mark(fleet.installation, 'web-next-1')}",
+        TagSpecifications=[{"ResourceType": "snapshot", "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}],
+    )
+    fleet.remote.do("change", machine="web-1", files={"/srv/planted.php": "<?php @eval($_POST['x']); ?>"})
+    fleet.order("web-next")
+    fleet.worker()
+    eventually(lambda: fleet.row("web-next").state == ScanState.WAITING and fleet.row("web-next").attempt == 1, "again")
+    assert "somebody else made it" in fleet.row("web-next").detail
+    fleet.hurry()
+    result = fleet.ended("web-next")["web-next"]
+    assert result.attempt == 2
+    assert "/srv/planted.php" in str(fleet.report(result)["findings"])
+    fleet.sweep()
+    assert fleet.ours() == set()
 
 
 def test_a_machine_that_is_gone(fleet: Fleet) -> None:
