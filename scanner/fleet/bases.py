@@ -23,6 +23,8 @@ from scanner.fleet.tables import base, resource
 
 _DAY_SECONDS: Final = 86_400
 UNUSED_SECONDS: Final = 45 * _DAY_SECONDS  # without a word of the policy: one that no scan has used for so long goes
+_MOST_AGE_SECONDS: Final = 100 * 365 * _DAY_SECONDS
+_MOST_KEPT: Final = 1000
 SUFFIX: Final = ".manifest"  # of the names of objects, after the token
 _SNAPSHOTS: Final = TypeAdapter(tuple[Snapshot, ...])
 
@@ -201,9 +203,9 @@ def lifetime_seconds(order: ScanOrder) -> int:
 
 def _age_seconds(order: ScanOrder) -> int:
     found = order.settings.get("base_snapshots.max_age_seconds")
-    return found if isinstance(found, int) else UNUSED_SECONDS
+    return min(max(found, 0), _MOST_AGE_SECONDS) if isinstance(found, int) else UNUSED_SECONDS
 
 
 def _keep(settings: Mapping[str, Any]) -> int:
     found = settings.get("base_snapshots.keep", 1)
-    return found if isinstance(found, int) else 1
+    return min(found, _MOST_KEPT) if isinstance(found, int) else 1

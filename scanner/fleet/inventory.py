@@ -145,6 +145,8 @@ def machines(account: AccountIn) -> Iterator[Instance]:
     shown = printable(account.instances_file)[:200]
     if not path.is_absolute():
         raise ConfigError(f"{shown or 'instances_file'}: give the file's whole path on the fleet's machine")
+    if path.exists() and not path.is_file():  # a pipe would hold up the listing of all others
+        raise ConfigError(f"{shown}: is no file; give one with a machine a line")
     before = signature(path)
     seen: set[tuple[str, str]] = set()
     for one in read_estate(path):

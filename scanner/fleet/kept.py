@@ -18,6 +18,7 @@ INSTALLATION: Final = "installation"
 CLOCK_OFFSET_MS: Final = "clock_offset_ms"  # the console's clock less ours
 CURSOR: Final = "order_cursor"  # number of the last order that was written down
 ACCOUNTS: Final = "accounts"  # JSON list of `client.model.AccountIn`, as the console told them last
+_MOST_MS: Final = 250_000_000_000_000  # in the year 9892
 TURN: Final = "turn"  # of the scans that are begun, see `admission.claim`
 
 
@@ -33,12 +34,12 @@ def write(connection: Connection, name: str, value: str) -> None:
 
 
 def now_ms(database: Database, connection: Connection) -> int:
-    """The console's time, as far as it is known: what orders are reckoned by."""
+    """The console's time, as far as it is known: what orders are reckoned by. Whatever it tells, it is one that can be written."""
     try:
         offset = int(read(connection, CLOCK_OFFSET_MS, "0"))
     except ValueError:
         offset = 0
-    return database.now_ms(connection) + offset
+    return min(max(database.now_ms(connection) + offset, 0), _MOST_MS)
 
 
 def installation(database: Database, wanted: str = "") -> str:

@@ -34,6 +34,10 @@ from scanner.snapshots import SnapshotOptions, asked, scan_snapshots
 
 _LEFT_OUT: Final = {"left_out": "the report would have been too large"}
 _GZIP_LEVEL: Final = 6
+# An order may say anything: beyond these, numbers of policies mean nothing else, but would not go through a clock or a database.
+_MOST_SECONDS: Final = 31 * 86_400
+_MOST_BYTES: Final = 1 << 60
+_MOST_PER_SECOND: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +147,17 @@ def options_of(order: ScanOrder, context: Context, folder: Path) -> ScanOptions:
     """The policy's settings. `inventory` is scanned like `changed`: more than was asked for."""
     settings, plain = order.settings, ScanOptions()
 
-    def number(name: str, default: float) -> Any:
+    def number(name: str, default: float, most: float = _MOST_SECONDS) -> Any:
         found = settings.get(name)
-        return found if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0 else default
+        is_one = isinstance(found, int | float) and not isinstance(found, bool) and found >= 0
+        return min(found, most) if is_one else default  # type: ignore[type-var]
 
-    accepted = settings.get("gaps.accepted") or ()
+    told = settings.get("gaps.accepted")
+    accepted = [one for one in told if isinstance(one, str)] if isinstance(told, list | tuple) else []
     return ScanOptions(
         jobs=context.jobs,
-        max_file_bytes=number("scan.max_file_bytes", plain.max_file_bytes),
-        ends_bytes=number("scan.scan_ends_bytes", 0),
+        max_file_bytes=int(number("scan.max_file_bytes", plain.max_file_bytes, _MOST_BYTES)),
+        ends_bytes=int(number("scan.scan_ends_bytes", 0, _MOST_BYTES)),
         timeout_seconds=number("scan.timeout_seconds", plain.timeout_seconds),
         file_timeout_seconds=number("scan.file_timeout_seconds", 600),
         accepted=frozenset(GapReason(one) for one in accepted if one in set(GapReason)),
@@ -166,7 +172,7 @@ def blocks_per_second(order: ScanOrder) -> float | None:
     most, scans = (order.settings.get(f"limits.{name}") for name in ("blocks_per_second", "scans_per_account"))
     if not isinstance(most, int) or isinstance(most, bool) or most < 0:
         return None
-    return max(most / max(1, scans if isinstance(scans, int) else 1), 0.1)
+    return max(min(most, _MOST_PER_SECOND) / max(1, scans if isinstance(scans, int) else 1), 0.1)
 
 
 def disks_of(database: Database, order: ScanOrder) -> Sequence[Disk]:

@@ -1,0 +1,174 @@
+"""Orders as a console gives them that somebody broke into: they fail or are bounded, and those of others go on."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import func, select
+
+from client.model import AccountIn, Order, Pull, ScanState, Why
+from core.errors import ConfigError
+from core.findings import GapReason
+from scanner.fleet import admission, bases, inventory, orders
+from scanner.fleet.context import Context
+from scanner.fleet.look import blocks_per_second, options_of
+from scanner.fleet.tables import scan
+from tests.scanner.fleet.test_admission import HERE, Site, an_order
+from tests.scanner.fleet.test_bases import keep
+
+HUGE = 10**400
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def site(url: str) -> Iterator[Site]:
+    made = Site(url)
+    yield made
+    made.database.close()
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE, 0, True, math.inf, math.nan, "x", None, [], {}])
+@pytest.mark.parametrize("name", ["base_snapshots.max_age_seconds", "base_snapshots.keep"])
+def test_settings_of_bases(site: Site, name: str, value: Any) -> None:
+    keep(site, an_order("one", "i-1", settings={name: value}), 1, "snap-1")
+    with site.database.read() as connection:
+        assert bases.total(connection)[0] == 1
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE, 1e308, math.inf, -math.inf, math.nan, "x", [1], {"a": 1}])
+def test_settings_of_scans(tmp_path: Path, value: Any) -> None:
+    names = ("max_file_bytes", "scan_ends_bytes", "timeout_seconds", "file_timeout_seconds")
+    order = an_order("one", settings={f"scan.{name}": value for name in names} | {"gaps.accepted": value})
+    found = options_of(order, cast(Context, SimpleNamespace(jobs=1, folder=tmp_path)), tmp_path)
+    for number in (found.max_file_bytes, found.ends_bytes):
+        assert isinstance(number, int)
+        assert 0 <= number <= 1 << 60
+    assert all(0 <= one <= 31 * 86_400 for one in (found.timeout_seconds, found.file_timeout_seconds))
+    assert found.accepted == frozenset()
+
+
+@pytest.mark.parametrize("accepted", [5, "limit", {"limit": 1}, [["limit"]], [None, "limit"]])
+def test_gaps_are_accepted_by_a_list_of_words_alone(tmp_path: Path, accepted: Any) -> None:
+    order = an_order("one", settings={"gaps.accepted": accepted})
+    found = options_of(order, cast(Context, SimpleNamespace(jobs=1, folder=tmp_path)), tmp_path).accepted
+    assert found == ({GapReason.LIMIT} if accepted == [None, "limit"] else frozenset())
+
+
+@pytest.mark.parametrize("scans", [HUGE, -HUGE, 0, "x"])
+def test_blocks_per_second(scans: Any) -> None:
+    for most in (HUGE, 10):
+        found = blocks_per_second(
+            an_order("one", settings={"limits.blocks_per_second": most, "limits.scans_per_account": scans})
+        )
+        assert found is not None
+        assert 0.1 <= found <= 1 << 30
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        datetime.min.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(-timedelta(hours=23))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=23))),
+    ],
+)
+def test_times_at_the_ends_of_the_calendar(site: Site, when: datetime) -> None:
+    site.order(an_order("good"), an_order("from", not_before=when), an_order("until", not_after=when))
+    assert "good-1" in [site.claim() for _ in range(3)]
+    for one in ("good", "from", "until"):
+        site.do(admission.end, one, ScanState.STOPPED)
+        assert site.result(one)
+
+
+@pytest.mark.parametrize("offset_ms", [10**18, -(10**18), 10**15, 253_402_300_799_999])
+def test_a_console_whose_clock_is_beyond_the_calendar(site: Site, offset_ms: int) -> None:
+    """Workers that died of it, one after the other, would leave what they made."""
+    pull = Pull(now=datetime.max.replace(tzinfo=UTC), orders=(), accounts=())
+    orders.take(site.database, site.fences[0], pull, offset_ms)
+    site.order(an_order("one"), an_order("two", not_after=NOW))
+    site.claim()
+    for one in ("one", "two"):
+        site.do(admission.again, one, "why")
+        site.do(admission.end, one, ScanState.STOPPED)
+        assert site.result(one)
+    site.do(admission.rescue)
+
+
+def take(site: Site, *given: Order) -> list[str]:
+    return orders.take(site.database, site.fences[0], Pull(now=NOW, orders=given, accounts=()), 0)[1]
+
+
+def test_an_order_in_place_of_one_that_runs(site: Site) -> None:
+    take(site, Order(number=1, kind="scan", order=an_order("one")))
+    assert site.claim() == "one-1"
+    other = an_order("one", "i-other", why=Why.MANUAL, settings={"limits.scans_per_account": 1000})
+    take(site, Order(number=2, kind="scan", order=other))
+    with site.database.read() as connection:
+        assert admission.order_of(connection, "one").machine == f"{HERE}/i-one"
+    assert site.claim() is None
+    assert admission.held(site.database, site.fences[0]) == ["one-1"]
+
+
+def test_ids_that_could_be_taken_for_attempts_at_others(site: Site) -> None:
+    """`a-1` is a scan's id and the first attempt at `a`: what they make is told apart all the same."""
+    take(site, *(Order(number=n, kind="scan", order=an_order(name)) for n, name in enumerate(("a", "a-1", "a-1-1"), 1)))
+    tokens = {site.claim() for _ in range(3)}
+    assert tokens == {"a-1", "a-1-1", "a-1-1-1"}
+    with site.database.write() as connection:
+        admission.end(site.database, connection, "a", ScanState.STOPPED)
+        assert not admission.is_live(connection, "a-1")
+        assert admission.is_live(connection, "a-1-1")
+
+
+def test_orders_that_say_nothing_or_too_much(site: Site) -> None:
+    long = an_order("long", place=type(HERE)("aws", "1" * 201, "r"))
+    told = take(
+        site,
+        Order(number=1, kind="scan"),
+        Order(number=2, kind="stop"),
+        Order(number=3, kind="scan", order=long),
+        Order(number=10**30, kind="scan", order=an_order("good")),
+        Order(number=10**30, kind="stop", scan="nobody"),
+    )
+    assert len(told) == 3
+    with site.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(scan)).scalar_one() == 1
+        assert orders.cursor(connection) == 10**30
+
+
+@pytest.mark.parametrize("cloud", ["azure", "file", ""])
+def test_a_place_that_no_worker_serves_holds_up_nobody(site: Site, cloud: str) -> None:
+    take(
+        site,
+        Order(number=1, kind="scan", order=an_order("theirs", place=type(HERE)(cloud, "a", "r"), why=Why.MANUAL)),
+        Order(number=2, kind="scan", order=an_order("ours")),
+    )
+    assert site.claim(clouds=("aws",), regions=("eu-central-1",)) == "ours-1"
+    assert site.claim(clouds=("aws",), regions=("eu-central-1",)) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["relative", "../up", "", "/dev/zero", "/dev/stdin", "/", "/proc/self/environ", "/etc/passwd", "fifo", "socket"]
+)  # fmt: skip
+def test_a_file_of_machines_that_is_none(tmp_path: Path, path: str) -> None:
+    """None of it is told, and none of it holds up the listing of the others."""
+    if path == "fifo":
+        os.mkfifo(tmp_path / path)
+        path = str(tmp_path / path)
+    with socket.socket(socket.AF_UNIX) as bound:
+        if path == "socket":
+            path = str(tmp_path / path)
+            bound.bind(path)
+        with pytest.raises(ConfigError) as refused:
+            list(inventory.machines(AccountIn(cloud="file", account="site", instances_file=path)))
+    assert "root:" not in str(refused.value)
+    assert "PATH" not in str(refused.value).replace(path, "")
