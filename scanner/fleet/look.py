@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select, update
 from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanKind, ScanOrder
 from core.errors import CloudError, ConfigError, Corrupt, Error, Gone, LimitExceeded
 from core.estate import Disk, Snapshot, SnapshotState
-from core.findings import Gap, GapReason, OnDisk
+from core.findings import Gap, GapReason, Machine, OnDisk
 from scanner.fleet import bases, moments, sets
 from scanner.fleet.bases import Base
 from scanner.fleet.clouds import MachineGone, Site, Spent, accounts
@@ -34,6 +34,7 @@ from scanner.snapshots import SnapshotOptions, asked, scan_snapshots
 
 _LEFT_OUT: Final = {"left_out": "the report would have been too large"}
 _GZIP_LEVEL: Final = 6
+_FEWER: Final = (10_000, 1_000, 100)  # findings, packages and gaps of a report that would be too large
 # An order may say anything: beyond these, numbers of policies mean nothing else, but would not go through a clock or a database.
 _MOST_SECONDS: Final = 31 * 86_400
 _MOST_BYTES: Final = 1 << 60
@@ -115,7 +116,7 @@ def look(
         moments.at("scan:put")
         held = sets.made(context, folder, options.manifest, folder / "base")
         moments.at("scan:set")
-    return Found(packed(to_json(report)), spent.usd, size, spent.blocks, held)
+    return Found(fitting(report), spent.usd, size, spent.blocks, held)
 
 
 def _refreshed(order: ScanOrder, site: Site, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
@@ -258,6 +259,28 @@ class _Hearing(Silent):
     def progress(self, progress: Progress) -> None:  # noqa: ARG002
         moments.at("scan:progress")
         self._hear()
+
+
+def fitting(report: Report) -> str:
+    """As `packed`; of what would still be too large, the worst findings, with a gap for the others.
+
+    Whoever fills a disk with findings, packages and gaps under long names must not keep the rest of it from being told.
+    """
+    try:
+        return packed(to_json(report))
+    except LimitExceeded:
+        pass
+    found = sorted(report.findings, key=lambda one: -one.rule.severity.rank)
+    for most in _FEWER:
+        rest = [max(0, len(some) - most) for some in (found, report.packages, report.gaps)]
+        words = f"the report would be too large: {rest[0]:,} findings, {rest[1]:,} packages and {rest[2]:,} gaps are left out"
+        gaps = (*report.gaps[:most], Gap(Machine(), GapReason.LIMIT, words, max(1, sum(rest))))
+        cut = replace(report, findings=tuple(found[:most]), packages=report.packages[:most], gaps=gaps)
+        try:
+            return packed(to_json(cut))
+        except LimitExceeded:
+            continue
+    raise LimitExceeded(f"the report has {len(found):,} findings and is too large to be sent")
 
 
 def packed(document: Mapping[str, Any]) -> str:

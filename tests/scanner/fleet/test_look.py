@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,11 +14,14 @@ from typing import Any, cast
 import pytest
 
 from core.errors import LimitExceeded
-from core.findings import GapReason
+from core.findings import Finding, Gap, GapReason, InFile, Package, Rule, Severity
 from scanner.fleet import look
 from scanner.fleet.context import Context
-from scanner.fleet.look import blocks_per_second, options_of, packed
+from scanner.fleet.look import blocks_per_second, fitting, options_of, packed
+from scanner.report import Report
+from scanner.reports.document import to_json
 from tests.scanner.fleet.test_admission import an_order
+from tests.scanner.reports.samples import make
 
 
 def options(tmp_path: Path, **settings: Any) -> Any:
@@ -88,3 +93,39 @@ def test_a_report_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "left_out" in found["findings"][0]["evidence"]
     with pytest.raises(LimitExceeded):
         packed(document(2000))
+
+
+def drowned(count: int, bytes_each: int) -> Report:
+    """One finding that matters, after many of no weight under long names that do not compress."""
+    light = Rule("r.light", "x", Severity.INFO, "y")
+    noise = random.Random(1)
+    findings = [Finding(light, InFile(0, noise.randbytes(bytes_each))) for _ in range(count)]
+    findings.append(Finding(Rule("r.worst", "x", Severity.CRITICAL, "y"), InFile(0, b"/malware")))
+    packages = tuple(
+        Package(InFile(0, b"/status"), "deb", noise.randbytes(200).hex(), "1", "amd64", "", "", "")
+        for _ in range(count)
+    )
+    gaps = tuple(Gap(InFile(0, noise.randbytes(bytes_each)), GapReason.CORRUPT, "x") for _ in range(count))
+    return replace(make(), findings=tuple(findings), packages=packages, gaps=gaps)
+
+
+def test_the_worst_finding_is_not_drowned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "MOST_REPORT_BYTES", 1 << 20)
+    found = unpacked(fitting(drowned(2_000, 1_000)))
+    assert found["findings"][0]["rule"] == "r.worst"
+    assert len(found["findings"]) == 100
+    (left_out,) = [one for one in found["gaps"] if one["reason"] == "limit"]
+    assert "1,901 findings, 1,900 packages and 1,900 gaps are left out" in left_out["detail"]
+    assert left_out["accepted"] is False
+    assert found["result"] == "findings"
+
+
+def test_a_report_that_fits_stays_whole() -> None:
+    report = drowned(200, 1_000)
+    assert fitting(report) == packed(to_json(report))
+
+
+def test_what_cannot_be_cut_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "MOST_REPORT_JSON_BYTES", 1000)
+    with pytest.raises(LimitExceeded):
+        fitting(drowned(10, 10))
