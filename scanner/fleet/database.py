@@ -33,6 +33,13 @@ _SQLITE_RETRY: Final = {
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+}
+_TO_DO: Final = {
+    sqlite3.SQLITE_FULL: "make room where it lies",
+    sqlite3.SQLITE_IOERR: "look after the disk where it lies",
+    sqlite3.SQLITE_READONLY: "let it be written where it lies; a disk with errors is mounted read-only",
+    sqlite3.SQLITE_CANTOPEN: "is its folder there, and may this user write in it?",
 }
 # A worker that is stopped inside a transaction must not hold its locks for ever, and one that is cut off must notice.
 _POSTGRES: Final = {
@@ -164,12 +171,18 @@ def translated() -> Iterator[None]:
         if not _may_pass(error):
             raise
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-        raise Unavailable(f"the database is away or busy ({printable(lines[0][:200])})") from error
+        advice = f": {_TO_DO[code]}" if (code := _sqlite_code(error)) in _TO_DO else ""
+        raise Unavailable(f"the database is away or busy ({printable(lines[0][:200])}){advice}") from error
 
 
 def _may_pass(error: DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
     if isinstance(error.orig, sqlite3.Error):
-        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_RETRY
+        return _sqlite_code(error) in _SQLITE_RETRY
     return isinstance(error.orig, psycopg.OperationalError)  # away, shut down, deadlock, lock or statement timeout
+
+
+def _sqlite_code(error: DBAPIError) -> int:
+    """0 if it is none of SQLite's."""
+    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF

@@ -160,3 +160,21 @@ def test_nor_does_one_of_the_engine(tmp_path: Path) -> None:
         connection.execute(text("SELECT :value FROM nowhere"), {"value": "hunter22"})
     assert "hunter22" not in str(fault.value)
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("pragma", "advice"), [("max_page_count = 1", "make room"), ("query_only = ON", "mounted read-only")]
+)
+def test_a_disk_that_takes_no_more_is_waited_for(tmp_path: Path, pragma: str, advice: str) -> None:
+    """Full, or mounted read-only after an error: what is half done is not given up, and it is said what to do."""
+    database = Database(f"sqlite:///{tmp_path}/fleet.sqlite")
+    metadata.create_all(database.engine)
+    with pytest.raises(Unavailable, match=advice), database.write() as connection:
+        connection.exec_driver_sql(f"PRAGMA {pragma}")
+        for number in range(1000):
+            connection.execute(insert(slot).values(name=f"slot-{number}", worker="x" * 200))
+    database.close()
+    again = Database(f"sqlite:///{tmp_path}/fleet.sqlite")
+    with again.read() as connection:
+        assert connection.execute(select(slot)).all() == []
+    again.close()
