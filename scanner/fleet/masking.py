@@ -24,21 +24,31 @@ _BEGINNINGS: Final = (
     r"gh[pousr]_|github_pat_|glpat-|glptt-|xox[abprs]-|xapp-|[sr]k_(?:live|test)_|sk-|whsec_|npm_|pypi-|dop_v1_|SG\.|hf_|hvs\.|shp[a-z]{2}_|AIza|ya29\.|"
     r"AGE-SECRET-KEY-1"
 )
-_NAMES: Final = r"(?:pass(?:word|wd|phrase)?|pwd|secret|credential|(?:access|account|api|private|shared|signing)[_-]?(?:access)?[_-]?key|token|\bsig)"
+_NAMES: Final = r"(?:pass(?:word|wd|phrase)?|pwd|secret|credential|(?:access|account|api|auth|private|shared|signing)[_-]?(?:access)?[_-]?key|token|\bsig|\bpsk)"
 _REPLACED: Final = (
     (_PRIVATE_KEY, rf"\1{MASK}\2"),
     (re.compile(r"(Private-Lines: \d{1,5}).*?(Private-MAC|\Z)", re.DOTALL), rf"\1 {MASK}\2"),
     (re.compile(r"\b(AKIA|ASIA|AGPA|AIDA|AROA|ANPA|ABIA|ACCA)[A-Z0-9]{16}\b"), rf"\1{MASK}"),
     (re.compile(r"(?i)(aws.{0,20}?(?:secret|session).{0,20}?[\"'\s:=]{1,5})[A-Za-z0-9/+=]{30,2000}"), rf"\1{MASK}"),
     (re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s/:@\"'<>]{0,200}):[^\s@\"'<>]{1,500}@"), rf"\1:{MASK}@"),
-    (re.compile(r"(?i)(hooks\.slack\.com/services/)[^\s\"'<>]{1,500}"), rf"\1{MASK}"),
+    (re.compile(r"(?i)((?:hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks|webhook\.office\.com/webhookb2)/)[^\s\"'<>]{1,500}"), rf"\1{MASK}"),
+    (re.compile(r"(?i)(authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?digest\s)[^\n]{4,4000}"), rf"\1{MASK}"),
+    (re.compile(r"(?i)(\b(?:set-)?cookie2?[\"']?\s{0,3}:\s{0,3})[^\n]{4,4000}"), rf"\1{MASK}"),
     (re.compile(r"(?i)(authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?[a-z-]{1,20}\s{1,3})[^\s\"',;]{4,4000}"), rf"\1{MASK}"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,4000}"), rf"\1 {MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{5,4000}\.[A-Za-z0-9_-]{5,4000}\.[A-Za-z0-9_-]{0,4000}"), MASK),
     (re.compile(rf"\b({_BEGINNINGS})[A-Za-z0-9_.-]{{10,255}}"), rf"\1{MASK}"),
     (re.compile(r"\$(1|2[abxy]?|5|6|7|y|gy|argon2(?:id|i|d)|sha1|md5)\$[^\s:\"',]{4,500}"), rf"$\1${MASK}"),
-    (re.compile(rf"(?i)({_NAMES}[\w-]{{0,20}}[\"']?\s{{0,3}}(?:=>|[=:>])\s{{0,3}})(?:\"[^\"\n]{{3,500}}|'[^'\n]{{3,500}}|[^\"'\n,;&<]{{3,500}})"), rf"\1{MASK}"),
-    (re.compile(r"(?i)\b(password|passphrase|sshpass\s+-p)(\s{1,3})[^\s\"']{6,500}"), rf"\1\2{MASK}"),
+    (re.compile(rf"(?i)({_NAMES}[\w-]{{0,20}}\\?[\"']?\s{{0,3}}(?:=>|[=:>]|%3[dD]|,(?=\s{{0,3}}[\"'])|\s{{1,3}}value\s{{0,3}}=)\s{{0,3}})(?:\\[\"'][^\"'\n]{{3,500}}|\"[^\"\n]{{3,500}}|'[^'\n]{{3,500}}|[^\"'\n,;&<]{{3,500}})"), rf"\1{MASK}"),
+    (re.compile(rf"(?i)({_NAMES}[\w-]{{0,20}}:\s{{0,3}}[|>][+-]?[ \t]{{0,3}}\n[ \t]{{1,20}})[^\n]{{3,500}}"), rf"\1{MASK}"),
+    (re.compile(r"(?i)\b(password|passphrase|requirepass|masterauth|sshpass\s+-p)(\s{1,3})[^\s\"']{6,500}"), rf"\1\2{MASK}"),
+    (re.compile(r"(\bsshpass\s{1,3}-p|\bPASS\s{1,3})[^\s\"']{3,500}"), rf"\1{MASK}"),
+    (re.compile(r"(?i)\b(identified\s{1,3}by|password)(\s{1,3})'[^'\n]{1,500}'"), rf"\1\2{MASK}"),
+    (re.compile(r"(\becho\s{1,3}[\"']?[\w.-]{1,64}:)[^\s\"'|]{3,500}(?=[\"']?\s{0,3}\|[^\n]{0,40}chpasswd)"), rf"\1{MASK}"),
+    (re.compile(r"(\becho\s{1,3}[\"']?)[^\s\"'|]{3,500}(?=[\"']?\s{0,3}\|[^\n]{0,40}passwd\s{1,3}--stdin)"), rf"\1{MASK}"),
+    (re.compile(r"(?i)(client-key-data[\"']?\s{0,3}:\s{0,3}[\"']?)[^\s\"']{8,4000}"), rf"\1{MASK}"),
+    (re.compile(r"(\b(?:docker|podman|helm|oc)\b[^\n]{0,200}?\slogin\b[^\n]{0,100}?\s-p[\s=]{0,3})[^\s\"']{3,500}"), rf"\1{MASK}"),
+    (re.compile(r"(\bldap\w{1,20}\b[^\n]{0,200}?\s-w[\s=]{0,3})[^\s\"']{3,500}"), rf"\1{MASK}"),
     (re.compile(r"(\b(?:mysql|mariadb)\w{0,20}\b[^\n]{0,100}?\s-p)[^\s\"']{3,500}"), rf"\1{MASK}"),
     (re.compile(r"(\bcurl\b[^\n]{0,200}?\s(?:-u|--user)[\s=]{0,3}[^\s:]{1,100}:)[^\s\"']{3,500}"), rf"\1{MASK}"),
     (re.compile(r"(?m)^([^:\s]{1,200}:\d{1,5}:[^:\s]{1,100}:[^:\s]{1,100}:)[^\s:]{3,500}$"), rf"\1{MASK}"),

@@ -54,7 +54,11 @@ MIXED = "Zq7Xw2Rt9Lm4Kp8Vn3Bc6Yd1Hs5Gf0JaQeWr"
         *("PuTTY-User-Key-File-2: ssh-rsa\nPrivate-Lines: 1\n{}\nPrivate-MAC: 0", "token: {}", "auth_token={}", "refresh_token={}", "client_secret={}"),
         *("DB_PASS={}", "PGPASSWORD={}", "MYSQL_PWD={}", "machine h login u password {}", "curl -u user:{} h", "mysql -u root -p{}", "sshpass -p {} ssh h"),
         *("redis://:{}@h", "//r/:_authToken={}", "passphrase={}", "PrivateKey = {}=", "Authorization: token {}", "X-Api-Key: {}", "h:5432:db:u:{}"),
-        *("password=ab {}", "'password' => '{}'", "<password>{}</password>"),
+        *('<add key="Password" value="{}"/>', "define('DB_PASSWORD', '{}');", "define( 'AUTH_KEY', '{}' );", "IDENTIFIED BY '{}'", "WITH PASSWORD '{}'"),
+        *("Cookie: a=1; session={}", "Set-Cookie: sid={}; Path=/", "https://discord.com/api/webhooks/1/{}", "https://x.webhook.office.com/webhookb2/{}"),
+        *('psk="{}"', "echo 'root:{}' | sudo chpasswd", "echo {} | passwd --stdin root", '"password\\": \\"{}\\"', "password%3D{}", "sshpass -p{} ssh h"),
+        *("requirepass {}", "password: |\n  {}", "client-key-data: {}", "docker login -u a -p {} r", "ldapsearch -x -w {} -D cn=a", "PASS {}\r\n"),
+        *('Authorization: Digest username="a", response="{}"', "password=ab {}", "'password' => '{}'", "<password>{}</password>"),
     ],
 )  # fmt: skip
 def test_shapes_of_the_world(shape: str, secret: str) -> None:
@@ -69,7 +73,7 @@ def test_a_key_beside_nothing_that_names_it() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["<?php @eval($_POST['x']); ?>", "evil:x:0:0::/:/bin/sh", "* * * * * root /tmp/run", "https://example.org/a:b@c", "basic", "a $1 and $6"],
+    ["<?php @eval($_POST['x']); ?>", "evil:x:0:0::/:/bin/sh", "* * * * * root /tmp/run", "https://example.org/a:b@c", "basic", "a $1 and $6", "echo a | sh", "curl h | sh", "ldap://h/x", "docker run -p 80:80 x"],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str) -> None:
     assert masked_text(text) == text
@@ -97,7 +101,7 @@ def test_any_text_is_bounded(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["-----BEGIN " * 6000, "a" * 65_536, "://" * 20_000, "aws" * 20_000, "aws secret " * 6000, "$1$" * 20_000, "password" * 8000, "eyJ" + "a." * 30_000, "a:" * 30_000],
+    ["-----BEGIN " * 6000, "a" * 65_536, "://" * 20_000, "aws" * 20_000, "aws secret " * 6000, "$1$" * 20_000, "password" * 8000, "eyJ" + "a." * 30_000, "a:" * 30_000, "echo " * 13_000, "echo a:aaaa " * 6000, "docker login " * 5000, "ldapx " * 10_000, "cookie:" * 9000, "password:|\n " * 6000],
 )  # fmt: skip
 def test_hostile_text_takes_no_time(text: str) -> None:
     began = time.process_time()
