@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.parse import urlsplit
 
+import boto3
 import pytest
 from sqlalchemy import func, select
 
 from client.model import AccountIn, Order, Pull, ScanState, Why
-from core.errors import ConfigError
+from cloud.aws.accounts import Sessions
+from core.errors import CloudError, ConfigError
 from core.findings import GapReason
 from scanner.fleet import admission, bases, inventory, orders
 from scanner.fleet.context import Context
 from scanner.fleet.look import blocks_per_second, options_of
+from scanner.fleet.settings import PREFIX, Settings
 from scanner.fleet.tables import scan
 from tests.scanner.fleet.test_admission import HERE, Site, an_order
 from tests.scanner.fleet.test_bases import keep
@@ -172,3 +177,38 @@ def test_a_file_of_machines_that_is_none(tmp_path: Path, path: str) -> None:
             list(inventory.machines(AccountIn(cloud="file", account="site", instances_file=path)))
     assert "root:" not in str(refused.value)
     assert "PATH" not in str(refused.value).replace(path, "")
+
+
+@pytest.mark.parametrize("regions", [(), ("eu-central-1",), ("evil.example/",), ("a@evil.example:80/x",), ("x#",)])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data/x",
+        "https://evil.example/111122223333/queue",
+        "https://sqs.eu-west-1.amazonaws.com@evil.example/111122223333/queue",
+        "https://sqs.evil.example#.amazonaws.com/1/q",
+        "https://evil.example/../a",
+        "file:///etc/passwd/x",
+    ],
+)
+def test_no_address_of_the_console_s_choice_is_asked(tmp_path: Path, url: str, regions: tuple[str, ...]) -> None:
+    """A request carries the session's token: whatever a queue is called, AWS is who is asked for it."""
+    words = {"DATABASE": "sqlite:///x", "DATA": str(tmp_path), "CONSOLE": "http://127.0.0.1:9", "TOKEN_FILE": "token"}
+    settings = Settings.from_environment({f"{PREFIX}{name}": value for name, value in words.items()})
+    asked: list[str] = []
+
+    def seen(request: Any, **_: Any) -> None:
+        asked.append(urlsplit(request.url).hostname or "")
+        raise RuntimeError("not sent")
+
+    sessions = Sessions(boto3.Session("AKIA", "secret", region_name="us-east-1"))
+    account = AccountIn(cloud="aws", account="111122223333", queue_url=url, regions=regions)
+    try:
+        queue = inventory.Inventory(settings, sessions).queue(url, [account])
+    except (ConfigError, CloudError):
+        return
+    queue.sqs.meta.events.register("before-send.sqs", seen)
+    with pytest.raises((RuntimeError, CloudError)):
+        queue.receive(0)
+    assert asked
+    assert all(re.fullmatch(r"sqs\.[a-z0-9-]+\.amazonaws\.com", one) for one in asked), asked

@@ -53,6 +53,11 @@ class Running:
             rows = connection.execute(select(slot)).all()
         return {row.name for row in rows if row.holder is not None and row.lease_ends_ms > now}
 
+    def holders(self) -> dict[str, tuple[str, int]]:
+        """By slot, who has it and by which epoch."""
+        with self.desk.database.read() as connection:
+            return {row.name: (str(row.holder), row.epoch) for row in connection.execute(select(slot)).all()}
+
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -117,6 +122,25 @@ def test_nothing_is_left_when_it_is_killed(running: tuple[Running, FakeConsole])
     made.process.kill()
     made.process.wait()
     until(lambda: not alive(pids), 5)
+
+
+def test_two_on_one_data_folder(running: tuple[Running, FakeConsole]) -> None:
+    """Each slot and duty has one holder; what one of the two leaves when it is killed, the other goes on with."""
+    made, console = running
+    second = Running(made.desk)
+    try:
+        until(lambda: len(second.children()) == 5, 30)
+        time.sleep(4)  # longer than a lease: they have all asked
+        before = made.holders()
+        made.process.kill()
+        made.process.wait()
+        ends = time.monotonic() + 4
+        until(lambda: time.monotonic() > ends and second.held() == SLOTS, 60)
+        assert all(epoch >= before[name][1] for name, (_, epoch) in second.holders().items())
+        console.order_scan("s-1", not_before=console.now().replace(year=2100))
+        until(lambda: "s-1" in made.desk.scans(), 30)
+    finally:
+        second.end()
 
 
 def test_no_secret_is_in_a_process_list(running: tuple[Running, FakeConsole]) -> None:
