@@ -29,7 +29,7 @@ _START_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`folder` is this machine's: verdicts, and what is under way. `jobs`: parser processes of one scan.
+    """`folder` is this machine's: verdicts, and what is under way. `jobs`: parser processes of one scan. `sites`: see `Settings`.
 
     `leaving` is set when the worker's time is over: running scans put away what they made and wait for another worker.
     """
@@ -41,6 +41,7 @@ class Context:
     objects: Objects
     folder: Path
     jobs: int
+    sites: tuple[Path, ...] = ()
     leaving: threading.Event = field(default_factory=threading.Event)
 
 
@@ -132,6 +133,7 @@ def begin(database: Database, fence: Fence) -> Claims:
         objects_of(settings, installation),
         settings.data,
         max(1, cpus // settings.slots),
+        settings.sites,
     )
     _HOLDER.set(context)
     return Claims(database, serving(settings), context.leaving)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from core.errors import CloudError, ConfigError, Error
 from core.estate import Instance, Place
 from core.text import printable
 from policy.estate import read_estate
-from scanner.fleet.settings import Settings
+from scanner.fleet.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -53,7 +54,7 @@ class Inventory:
     def listings(self, account: AccountIn) -> Iterator[Listing | Unreachable]:
         """Every place of `account` that this fleet serves; what cannot be entered is an `Unreachable`, the others go on."""
         if account.cloud == "file":
-            yield Listing(Place("file", account.account, SITE), machines(account))
+            yield Listing(Place("file", account.account, SITE), machines(account, self._settings.sites))
             return
         served = account.regions or self._settings.regions
         # What goes wrong with all of it is told of a place that is listed when it goes well.
@@ -135,8 +136,9 @@ class Inventory:
         return self._sessions[key]
 
 
-def machines(account: AccountIn) -> Iterator[Instance]:
-    """The machines of `account.instances_file`. Their region is kept; cloud and account are those of `account`.
+def machines(account: AccountIn, sites: Collection[Path] = ()) -> Iterator[Instance]:
+    """The machines of `account.instances_file`. Their region is kept; cloud and account are those of `account`. `sites`: folders in
+    one of which the file must lie, whatever links lead to it; empty: anywhere.
 
     Raises `ConfigError` if it cannot be read, changes meanwhile, has a line that is no machine, or none at all: as if all
     machines had vanished.
@@ -145,6 +147,8 @@ def machines(account: AccountIn) -> Iterator[Instance]:
     shown = printable(account.instances_file)[:200]
     if not path.is_absolute():
         raise ConfigError(f"{shown or 'instances_file'}: give the file's whole path on the fleet's machine")
+    if sites and not any(Path(os.path.realpath(one)) in Path(os.path.realpath(path)).parents for one in sites):
+        raise ConfigError(f"{shown}: lies in none of the folders of {PREFIX}SITES")
     if path.exists() and not path.is_file():  # a pipe would hold up the listing of all others
         raise ConfigError(f"{shown}: is no file; give one with a machine a line")
     before = signature(path)

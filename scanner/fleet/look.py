@@ -92,7 +92,7 @@ def look(
     with _folder(context, token) as folder:
         options = options_of(order, context, folder)
         if order.place.cloud == "file":
-            report, spent = _scan_files(disks_of(context.database, order), order, options, hear), Spent()
+            report, spent = _scan_files(disks_of(context.database, order, context.sites), order, options, hear), Spent()
         else:
             site = context.clouds.enter(order.place, blocks_per_second(order))
             there = _refreshed(order, site, snapshots)
@@ -176,18 +176,18 @@ def blocks_per_second(order: ScanOrder) -> float | None:
     return max(min(most, _MOST_PER_SECOND) / max(1, scans if isinstance(scans, int) else 1), 0.1)
 
 
-def disks_of(database: Database, order: ScanOrder) -> Sequence[Disk]:
+def disks_of(database: Database, order: ScanOrder, sites: Sequence[Path] = ()) -> Sequence[Disk]:
     """As the site's own file on this machine names them, whatever the order says: a console may ask for these, and for no other path.
 
     Raises `ConfigError`, `MachineGone`.
     """
     place = order.place
-    sites = (one for one in accounts(database) if (one.cloud, one.account) == (place.cloud, place.account))
-    site = next(sites, None)
+    known = (one for one in accounts(database) if (one.cloud, one.account) == (place.cloud, place.account))
+    site = next(known, None)
     if site is None or order.instance is None:
         raise ConfigError(f"{order.machine}: is at no site that this fleet serves")
     wanted = (place.region, order.instance.id)
-    found = next((one for one in machines(site) if (one.place.region, one.id) == wanted), None)
+    found = next((one for one in machines(site, sites) if (one.place.region, one.id) == wanted), None)
     if found is None:
         raise MachineGone(f"{order.machine}: the site's file names it no longer")
     return found.disks

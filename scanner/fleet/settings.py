@@ -16,7 +16,7 @@ from core.errors import ConfigError
 from core.text import printable
 
 PREFIX: Final = "KUMOMORI_FLEET_"
-_LISTS: Final = ("clouds", "regions")
+_LISTS: Final = ("clouds", "regions", "sites")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Region = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")]
@@ -47,6 +47,9 @@ class Settings(BaseModel):
     regions: Annotated[
         tuple[Region, ...], Field(max_length=200)
     ] = ()  # empty: all; a fleet reads where its machines are
+    sites: Annotated[
+        tuple[Path, ...], Field(max_length=20)
+    ] = ()  # folders in which files of machines may lie; empty: anywhere, as the console says
     most_scans: int = Field(0, ge=0, le=10_000)  # in total; 0: as many as there are slots
     most_scans_per_region: int = Field(0, ge=0, le=10_000)  # 0: no limit
     small_scans: bool = False  # only those that begin from a base, for workers with little time
@@ -88,7 +91,7 @@ class Settings(BaseModel):
             if value is None:
                 continue
             words = value.get_secret_value() if isinstance(value, SecretStr) else value
-            found[PREFIX + key.upper()] = ",".join(words) if isinstance(words, tuple) else str(words)
+            found[PREFIX + key.upper()] = ",".join(map(str, words)) if isinstance(words, tuple) else str(words)
         return found
 
     def serves(self, cloud: str, region: str = "") -> bool:

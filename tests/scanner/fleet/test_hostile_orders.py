@@ -212,3 +212,21 @@ def test_no_address_of_the_console_s_choice_is_asked(tmp_path: Path, url: str, r
         queue.receive(0)
     assert asked
     assert all(re.fullmatch(r"sqs\.[a-z0-9-]+\.amazonaws\.com", one) for one in asked), asked
+
+
+def test_files_of_machines_lie_where_the_fleet_s_operator_said(tmp_path: Path) -> None:
+    (tmp_path / "sites").mkdir()
+    line = '{"id": "m-1", "place": {"cloud": "file", "account": "site"}}\n'
+    for name in ("sites/good", "other"):
+        (tmp_path / name).write_text(line)
+    (tmp_path / "sites" / "link").symlink_to(tmp_path / "other")
+    sites = [tmp_path / "nowhere", tmp_path / "sites"]
+
+    def listed(name: str, *where: Path) -> int:
+        account = AccountIn(cloud="file", account="site", instances_file=f"{tmp_path}/{name}")
+        return len(list(inventory.machines(account, where)))
+
+    assert listed("sites/good", *sites) == listed("other") == 1
+    for name in ("other", "sites/link", "sites/../other", "sites"):
+        with pytest.raises(ConfigError, match="KUMOMORI_FLEET_SITES"):
+            listed(name, *sites)

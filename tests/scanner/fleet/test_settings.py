@@ -17,7 +17,13 @@ GOOD = {
 
 def test_from_environment() -> None:
     found = Settings.from_environment(
-        {**GOOD, "KUMOMORI_FLEET_REGIONS": "eu-central-1, eu-west-1", "KUMOMORI_FLEET_SLOTS": "8", "PATH": "/bin"}
+        {
+            **GOOD,
+            "KUMOMORI_FLEET_REGIONS": "eu-central-1, eu-west-1",
+            "KUMOMORI_FLEET_SLOTS": "8",
+            "KUMOMORI_FLEET_SITES": "/etc/a, /etc/b",
+            "PATH": "/bin",
+        }
     )
     assert found.console == "https://console.example:8443"
     assert found.regions == ("eu-central-1", "eu-west-1")
