@@ -43,7 +43,7 @@ class Offline(StrEnum):
 
 
 class Depth(StrEnum):
-    """`inventory`: names and packages. `changed`: contents that changed since the last scan. `full`: all contents."""
+    """`inventory`: names and packages; refused as yet. `changed`: contents that changed since the last scan. `full`: all contents."""
 
     INVENTORY = "inventory"
     CHANGED = "changed"
@@ -186,8 +186,14 @@ class Protection(Strict):
         return self
 
 
+def _carried_out(depth: Depth) -> Depth:
+    if depth is Depth.INVENTORY:
+        raise ValueError("`inventory` is not there yet: contents would be looked at all the same; say `changed`")
+    return depth
+
+
 class Scan(Strict):
-    depth: Depth | None = None
+    depth: Annotated[Depth, AfterValidator(_carried_out)] | None = None
     schedule: Schedule | None = None
     window: Window | None = Field(default=None, description="A scan that is due waits for it.")
     at_launch: bool | None = Field(default=None, description="Scan a new instance as soon as it is seen.")

@@ -71,10 +71,10 @@ def test_profiles(when: str, until: str, since: str, holds: bool) -> None:
     begin = f"since: {since}\n" if since else ""
     text = f"when: {{{when}}}\n{begin}until: {until}\nsettings: {{scan: {{depth: full}}}}"
     planted = tree(
-        policy("a"), policy("b", "settings: {scan: {depth: inventory}}", "a"), policy("p", text, "a", "Profile")
+        policy("a"), policy("b", "settings: {scan: {depth: changed}}", "a"), policy("p", text, "a", "Profile")
     )
     found = resolved(planted, machine(tags={"env": "dev"}, addresses=("10.1.1.1", "nonsense")))
-    assert found.get("scan.depth") == ("full" if holds else "inventory")
+    assert found.get("scan.depth") == ("full" if holds else "changed")
     assert [state.why_not == "" for state in found.profiles] == [holds]
 
 
@@ -83,7 +83,7 @@ def test_profiles_of_one_policy_count_by_priority() -> None:
         text = f"until: never\npriority: {priority}\nsettings: {{scan: {{depth: {depth}}}}}"
         return policy(name, text, "a", "Profile")
 
-    planted = tree(policy("a"), profile("x", "full", 2), profile("y", "inventory", 1))
+    planted = tree(policy("a"), profile("x", "full", 2), profile("y", "changed", 1))
     assert resolved(planted, machine()).get("scan.depth") == "full"
     assert (
         "give them different priorities" in problems(policy("a"), profile("x", "full", 1), profile("y", "full", 1))[0]
@@ -131,7 +131,7 @@ def test_lists_that_add_up_to_too_much_are_refused() -> None:
 
 # Properties over trees of any shape.
 
-PLAIN = {"limits.scan_usd": st.integers(0, 3), "scan.depth": st.sampled_from(["full", "changed", "inventory"])}
+PLAIN = {"limits.scan_usd": st.integers(0, 3), "scan.depth": st.sampled_from(["full", "changed"])}
 MERGED = {"exclusions.paths": st.lists(st.sampled_from(["/a/x", "/b/x", "/c/x"]), min_size=1, max_size=3)}
 VALUES = st.fixed_dictionaries({}, optional={**PLAIN, **MERGED})
 

@@ -134,3 +134,9 @@ def test_a_limit_of_no_scans_says_what_to_say_instead(name: str) -> None:
         load_texts({"company.yaml": policy("a", f"settings: {{limits: {{{name}: 0}}}}")})
     assert "at least 1; to scan nothing, say `protection.mode: none`" in str(caught.value)
     load_texts({"company.yaml": policy("a", f"settings: {{limits: {{{name}: 1}}}}")})
+
+
+def test_a_depth_that_is_not_carried_out_is_refused_and_says_why() -> None:
+    with pytest.raises(Refused) as caught:
+        load_texts({"company.yaml": policy("a", "settings: {scan: {depth: inventory}}")})
+    assert "not there yet: contents would be looked at all the same; say `changed`" in str(caught.value)
