@@ -113,5 +113,9 @@ def _postgresql(url: URL) -> sa.Engine:
         max_overflow=10,
         pool_timeout=_POOL_SECONDS,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": _CONNECT_SECONDS, "options": options},
+        connect_args={
+            "connect_timeout": _CONNECT_SECONDS,
+            "options": options,
+            "client_encoding": "utf8",  # of a database made without a locale (SQL_ASCII) the driver would give us bytes
+        },
     )

@@ -42,7 +42,9 @@ _TO_DO: Final = {
     sqlite3.SQLITE_CANTOPEN: "is its folder there, and may this user write in it?",
 }
 # A worker that is stopped inside a transaction must not hold its locks for ever, and one that is cut off must notice.
+# A database made without a locale has the encoding SQL_ASCII, of which the driver would give us bytes instead of text.
 _POSTGRES: Final = {
+    "client_encoding": "utf8",
     "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 5,

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from console.store import tables
+from client.model import Scope, TokenIn
+from console.store import tables, tokens
 from console.store.database import Database
+from console.store.migrate import upgrade
 from core.errors import ConfigError
+from tests.postgres import Postgres
 
 NOW = datetime(2027, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -142,3 +145,20 @@ def test_times(database: Database, given: datetime, kept: datetime) -> None:
 def test_a_time_without_an_offset_is_refused(database: Database) -> None:
     with pytest.raises(sa.exc.StatementError), database.write() as connection:
         connection.execute(tables.lease.insert().values(name="a", holder="b", until=NOW.replace(tzinfo=None)))
+
+
+@pytest.mark.slow
+def test_a_postgres_that_was_made_without_a_locale(postgres: Postgres) -> None:
+    """Its encoding is SQL_ASCII: names are text there all the same, those beyond ASCII too."""
+    url = postgres.database("SQL_ASCII")
+    database = Database(url)
+    try:
+        upgrade(database)
+        with database.write() as connection:
+            tokens.make(connection, TokenIn(name="ci", scopes=(Scope.READ,)), "test")
+            assert [one.name for one in tokens.everything(connection)] == ["ci"]
+            connection.execute(sa.insert(tables.hold).values(scope="all", why="雲守 ü", until=None, by="ci", since=NOW))
+            assert connection.scalar(sa.select(tables.hold.c.why)) == "雲守 ü"
+    finally:
+        database.close()
+        postgres.drop(url)

@@ -11,9 +11,12 @@ from sqlalchemy import insert, make_url, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from core.errors import ConfigError, Unavailable
+from scanner.fleet import kept
 from scanner.fleet.database import Database
 from scanner.fleet.engine import sqlite_engine
+from scanner.fleet.migrations import upgrade
 from scanner.fleet.tables import metadata, slot
+from tests.postgres import Postgres
 
 
 @pytest.mark.parametrize(
@@ -178,3 +181,19 @@ def test_a_disk_that_takes_no_more_is_waited_for(tmp_path: Path, pragma: str, ad
     with again.read() as connection:
         assert connection.execute(select(slot)).all() == []
     again.close()
+
+
+@pytest.mark.slow
+def test_a_postgres_that_was_made_without_a_locale(postgres: Postgres) -> None:
+    """Its encoding is SQL_ASCII: names are text there all the same, those beyond ASCII too."""
+    url = postgres.database("SQL_ASCII")
+    database = Database(url)
+    try:
+        upgrade(database)
+        with database.write() as connection:
+            kept.write(connection, "name", "雲守 ü")
+        with database.read() as connection:
+            assert kept.read(connection, "name") == "雲守 ü"
+    finally:
+        database.close()
+        postgres.drop(url)
