@@ -205,7 +205,10 @@ def _print_kept(kept: Mapping[str, str]) -> None:
 def _print_dry_run(found: DryRun) -> None:
     for note in found.notes:
         sys.stdout.write(f"note: {printable(note)}\n")
-    print_changes(found.changes)
+    if found.changes:
+        print_changes(found.changes)
+    else:
+        sys.stdout.write("Nothing changes for any instance that is there.\n")
 
 
 def diff_lines(old: Mapping[str, str], new: Mapping[str, str], old_is: str, new_is: str) -> list[str]:
@@ -247,4 +250,7 @@ def _apply(api: Api, sets: _Sets) -> None:
         if not error.problems:
             raise
         raise _Problems(map(_place, error.problems)) from None
-    sys.stdout.write(f"Applied: version {done.version}.\n")
+    if sets.now and done.version == sets.now.version:
+        sys.stdout.write(f"The same policies hold already: version {done.version}.\n")
+    else:
+        sys.stdout.write(f"Applied: version {done.version}.\n")

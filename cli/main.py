@@ -71,7 +71,7 @@ app.command("console", short_help="Be a console alone, with settings from the en
 app.command("health", short_help="Whether the console or the worker of this machine works.")(serve.health)
 app.command("worker", short_help="Be a fleet on this machine, for a console elsewhere.")(worker.worker)
 app.add_typer(cache.app, name="cache")
-app.add_typer(estate.app, name="cloud")
+app.add_typer(estate.app, name="cloud", short_help="Accounts, permissions, what scans left behind.")
 app.add_typer(policy.app, name="policy")
 app.add_typer(tokens.app, name="token")
 app.command("instances", short_help="List every instance of a cloud with its disks.")(estate.instances)

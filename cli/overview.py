@@ -56,7 +56,7 @@ def estate(
 
     Exits 0: they were listed; 2: it could not start.
     """
-    titles = ("Instance!", "Name", "Policy", "Scanned", "Result", "Next")
+    titles = ("Instance!", "Name", "Policy", "Scanned!", "Result", "Next!")
     with reader_may_leave():
         count = print_list(
             api.instances(state=state.value, text=text), output_format, titles, _instance_words, "instance"

@@ -52,7 +52,7 @@ def _policy() -> None:
     """Policies: what is protected, and how. Check, explain, compare."""
 
 
-@app.command()
+@app.command(short_help="Check policies before anything is applied.")
 def validate(
     folder: Folder,
     estate: Annotated[Path | None, Option(help=_ESTATE_HELP, show_default=False)] = None,
@@ -119,7 +119,7 @@ def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-@app.command()
+@app.command(short_help="What holds for one instance, and why.")
 def explain(
     folder: Folder,
     instance: Annotated[

@@ -80,7 +80,7 @@ def scans(
 
 
 def _print_scans(rows: Iterable[ScanOut], output_format: ListFormat) -> None:
-    titles = ("Scan!", "Machine!", "Why", "Result", "Blocks", "Price", "When")
+    titles = ("Scan!", "Machine!", "Why!", "Result", "Blocks!", "Price!", "When!")
     print_list(rows, output_format, titles, _words, "scan")
 
 
@@ -144,7 +144,7 @@ def _waited(api: Api, ordered: Sequence[ScanOut]) -> list[ScanOut]:
                 _tell(f"{error}; it is asked again")
                 pause = 5 * _LOOK_SECONDS
                 break
-            words = f"{now.state.value}{': ' + now.step if now.step else ''}"
+            words = ": ".join(filter(None, (now.state.value, now.step, now.detail.removeprefix(f"{now.machine}: "))))
             if said.get(one.id) != words:
                 said[one.id] = words
                 _tell(f"{now.machine}: {words}")
@@ -279,12 +279,12 @@ def list_schedule(
             due += page.items
             if len(due) >= most:
                 break
-        titles = ("Due", "", "Instance", "Policy", "")
+        titles = ("Due!", "!", "Instance!", "Policy", "!")
         print_list(due[:most], output_format, titles, _due_words, "machine")
 
 
 def _due_words(one: Upcoming) -> tuple[str, ...]:
-    return (at(one.due), ago(one.due), one.instance, one.policy, "held" if one.held else "")
+    return (at(one.due), ago(one.due), names.short(one.instance), one.policy, "held" if one.held else "")
 
 
 HoldScope = Annotated[

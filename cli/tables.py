@@ -54,7 +54,7 @@ def print_list(
 
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, show_header=any(titles))
     for title in titles:
         mark = title[-1:]
         table.add_column(

@@ -40,7 +40,7 @@ def everything(connection: Connection, *where: sa.ColumnElement[bool]) -> list[A
 def _out(row: Any, places: list[Any], count: int) -> AccountOut:
     """`reconciled` is when all regions were last listed whole; `problem` is that of the first region that has one."""
     times = [place.reconciled for place in places]
-    problems = [f"{place.region}: {place.problem}" for place in places if place.problem]
+    problems = [_problem(place) for place in places if place.problem]
     return AccountOut(
         **row.document,
         added=row.added,
@@ -48,6 +48,12 @@ def _out(row: Any, places: list[Any], count: int) -> AccountOut:
         instances=count,
         problem=printable(problems[0])[:_MOST_WORDS] if problems else "",
     )
+
+
+def _problem(place: Any) -> str:
+    """What cannot be read often says itself where it is; lists have no room to say it twice."""
+    where = f"{place.cloud}://{place.account}/{place.region}: "
+    return f"{place.region}: {place.problem.removeprefix(where)}"
 
 
 def of_fleet(connection: Connection, fleet: str) -> tuple[AccountIn, ...]:
@@ -124,7 +130,7 @@ def delete(connection: Connection, cloud: str, account: str, who: str, now: date
     is_it = (table.c.cloud == cloud, table.c.account == account)
     fleet = connection.execute(sa.select(table.c.fleet).where(*is_it).with_for_update()).scalar()
     if fleet is None:
-        raise Refused(404, "no such account is enrolled")
+        raise Refused(404, "no such account is enrolled; `kumomori cloud list` names them")
     keys = (
         connection.execute(
             sa.select(instance.c.key).where(

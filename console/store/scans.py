@@ -37,7 +37,7 @@ def _row(connection: Connection, scan: str, *, lock: bool = False) -> Any:
     query = sa.select(tables.scan).where(tables.scan.c.id == scan)
     row = connection.execute(query.with_for_update() if lock else query).first()
     if row is None:
-        raise Refused(404, "no such scan is known")
+        raise Refused(404, "no such scan is known; `kumomori scans` lists them")
     return row
 
 

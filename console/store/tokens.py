@@ -63,13 +63,13 @@ def first_admin(database: Database) -> str | None:
 def make(connection: Connection, wanted: TokenIn, who: str) -> NewToken:
     """Raises `Refused`: 409 if there is one of that name, 422 if a fleet's token names no fleet, or another one names one."""
     if (Scope.FLEET in wanted.scopes) != (wanted.fleet is not None):
-        raise Refused(422, "a token with scope fleet names its fleet, and no other token does")
+        raise Refused(422, "a token with scope fleet names its fleet (--fleet), and no other token does")
     time = now()
     if wanted.expires is not None and wanted.expires <= time:
         raise Refused(422, "it would have expired already")
     taken = connection.execute(sa.select(tables.token.c.name).where(tables.token.c.name == wanted.name)).first()
     if taken is not None:
-        raise Refused(409, f"there is a token named {wanted.name}: delete it first, or take another name")
+        raise Refused(409, f"there is a token named {wanted.name}: revoke it first, or take another name")
     secret = _PREFIX + secrets.token_urlsafe(32)
     scopes = tuple(sorted(set(wanted.scopes)))
     connection.execute(
@@ -127,7 +127,7 @@ def delete(connection: Connection, name: str, who: str) -> None:
     time = now()
     rows = connection.execute(sa.select(tables.token).with_for_update()).all()
     if all(row.name != name for row in rows):
-        raise Refused(404, f"no token is named {name}")
+        raise Refused(404, f"no token is named {name}; `kumomori token list` names them")
     if not any(row.name != name and Scope.ADMIN.value in row.scopes and _valid(row, time) for row in rows):
         raise Refused(409, "it is the last one with scope admin: make another first")
     connection.execute(tables.token.delete().where(tables.token.c.name == name))
