@@ -18,6 +18,7 @@ from rich.table import Table
 from typer import Argument, Exit, Option, Typer
 
 from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
+from cli.installation import FleetData, installation
 from cli.pipes import reader_may_leave
 from cli.scan import warn
 from cli.tables import ListFormat
@@ -146,6 +147,7 @@ def check_access(
     external_id: ExternalId = "",
     endpoint_url: Endpoint = "",
     data: Data = DATA,
+    fleet_data: FleetData = None,
 ) -> None:
     """Can it do all that a scan needs? Tries each permission without changing anything; says which statement is missing.
 
@@ -155,14 +157,12 @@ def check_access(
     from cloud.aws.check import check
 
     place = Location.parse(location).place
-    with FileLedger(data) as ledger:
-        connector = entering.connector(Access(role, external_id, endpoint_url), place, ledger.installation)
-        found = list(check(connector))
+    name = installation(data, fleet_data)
+    found = list(check(entering.connector(Access(role, external_id, endpoint_url), place, name)))
     with reader_may_leave():
         _print_checks(found)
-        sys.stdout.write(
-            f"The name that the policies are bound to is that of this installation: {ledger.installation}\n"
-        )
+        whose = "this fleet" if fleet_data else "this installation"
+        sys.stdout.write(f"The name that the policies are bound to is that of {whose}: {name}\n")
     raise Exit(1 if any(one.ok is False for one in found) else 3 if any(one.ok is None for one in found) else 0)
 
 
@@ -229,8 +229,11 @@ def policy(
     ] = None,
     role: Annotated[str, Option(help="organization: the role to take in each account.")] = "KumomoriScanner",
     data: Data = DATA,
+    fleet_data: FleetData = None,
 ) -> None:
     """Print the IAM policy that a role needs, and no more: it binds every write to the tag of this installation.
+
+    The role that a fleet takes (`cloud add aws --role`) needs it with --fleet-data: a fleet has a name of its own.
 
     Exits 0: it was printed; 2: it could not start.
     """
@@ -241,14 +244,13 @@ def policy(
             raise ConfigError(f"{printable(one)}: is no ARN; a policy names keys like arn:aws:kms:REGION:ACCOUNT:key/…")
     if copy_key and not reader_account:
         raise ConfigError("--copy-key goes with --reader-account")
-    with FileLedger(data) as ledger:
-        setup = Setup(
-            ledger.installation,
-            any_snapshot=any_snapshot,
-            scanner_account=reader_account,
-            copy_key=copy_key,
-            keys=tuple(key or ("*",)),
-        )
+    setup = Setup(
+        installation(data, fleet_data),
+        any_snapshot=any_snapshot,
+        scanner_account=reader_account,
+        copy_key=copy_key,
+        keys=tuple(key or ("*",)),
+    )
     made = {
         Duty.SCANNER: lambda: policies.scanner(setup),
         Duty.READER: lambda: policies.reader(setup),

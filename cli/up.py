@@ -375,8 +375,9 @@ def _welcome(url: str, folder: Path, first: str | None) -> None:
     lines += [
         "",
         "Commands of this user find the console by themselves. In another terminal:",
-        "    kumomori cloud add aws ACCOUNT --role ROLE     protect an account",
         "    kumomori policy apply DIR                      say what is scanned, and when",
+        f"    kumomori cloud policy --fleet-data {name}   what ROLE must be allowed, and no more",
+        "    kumomori cloud add aws ACCOUNT --role ROLE     protect an account",
         "    kumomori estate                                what is there, and how it is",
         "Ctrl-C ends it; the next `kumomori up` goes on with what was running.",
     ]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from tests.cli.commands import KUMOMORI, Result, command
 
 pytestmark = pytest.mark.slow
+T = TypeVar("T")
+DOCS = Path(__file__).parents[2] / "docs"
 _SECONDS = 60.0
 _POLICY = """\
 apiVersion: kumomori/v1
@@ -111,6 +116,48 @@ def test_a_day_with_it(up: Up, tmp_path: Path) -> None:
     away = up("estate")
     assert away.code == 2
     assert b"cannot be reached" in away.err
+
+
+def test_the_first_hour(up: Up, tmp_path: Path) -> None:
+    """What is said to who begins: by what name the role's policy is bound, that nothing changes, and why a scan failed."""
+    machine = {"place": {"cloud": "plain", "account": "berlin", "region": "attic"}, "id": "attic-1", "name": "files"}
+    (tmp_path / "machines.jsonl").write_text(json.dumps(machine) + "\n")
+    none = up("cloud", "policy", "--fleet-data", "var/kumomori")
+    assert none.code == 2
+    assert b"start `kumomori up` first" in none.err
+    with up.running() as process:
+        tagged = _eventually(lambda: _installation(tmp_path / "var/kumomori/fleet.db"))
+        bound = up("cloud", "policy", "--fleet-data", "var/kumomori").out.decode()
+        assert f'"{tagged}"' in bound, "the role must allow what the fleet makes"
+        assert tagged not in up("cloud", "policy").out.decode(), "commands have a name of their own"
+        first = up("policy", "apply", DOCS / "first-policies")
+        assert first.code == 0
+        assert b"Applied: version 1" in first.out
+        assert b"hold already" in up("policy", "apply", DOCS / "first-policies").out
+        assert up("cloud", "add", "file", "attic", "--instances", "machines.jsonl").code == 0
+        _eventually(lambda: b"attic-1" in up("estate").out)
+        failed = up("scan", "start", "files", "--wait")
+        assert failed.code == 3
+        assert b"failed: has no disk image to scan" in failed.err
+        assert up("policy", "apply", DOCS / "first-policies", "--dry-run").code == 0, "it fits any machines"
+        assert b"`kumomori scans`" in up("scan", "show", "nothing").err
+        assert _end(process, signal.SIGINT) == 0
+
+
+def _installation(path: Path) -> str:
+    """The fleet's name in clouds; empty while it has none yet."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        found = connection.execute("SELECT value FROM setting WHERE name = 'installation'").fetchone()
+        return str(found[0]) if found else ""
+    return ""
+
+
+def _eventually(look: Callable[[], T]) -> T:
+    ends = time.monotonic() + _SECONDS
+    while not (found := look()):
+        assert time.monotonic() < ends
+        time.sleep(0.2)
+    return found
 
 
 def test_killed_it_goes_on_with_what_it_had(up: Up, tmp_path: Path) -> None:
