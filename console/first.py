@@ -1,38 +1,72 @@
-"""`python -m console.first`: prints the first admin's token, once, where the console runs by itself (`kumomori up` does it alone).
+"""`python -m console.first FILE`: the token of the first admin of a console, into a new file; once, while it has no token.
 
-Uses the console's own settings from the environment. Exits 0: it was printed; 1: there are tokens already; 2: no database.
+`-` in place of FILE prints it, where nobody reads the machine's files, as in a container.
+
+The database is that of the settings (`KUMOMORI_CONSOLE_DATABASE`), whether a console runs on it or not. Who may reach it may do all
+anyway, so nobody is asked for anything.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from console.settings import from_environment
 from console.store import tokens
 from console.store.database import Database
 from console.store.migrate import upgrade
-from core.errors import Error
+from core.errors import ConfigError, Error
+from core.text import printable
 
 
-def main(environment: Mapping[str, str]) -> int:
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """0: the token is in the file; 2: it could not be made, and one line says why."""
     try:
-        database = Database(from_environment(environment).database.get_secret_value())
-        try:
-            upgrade(database)
-            secret = tokens.first_admin(database)
-        finally:
-            database.close()
+        if len(arguments) != 1 or (arguments[0].startswith("-") and arguments[0] != "-"):
+            raise ConfigError("say into which new file: python -m console.first FILE, or - to print it")
+        if arguments[0] == "-":
+            sys.stdout.write(f"{_first(environment)}\n")
+            return 0
+        _write(Path(arguments[0]), environment)
     except Error as error:
-        sys.stderr.write(f"kumomori console: {error}\n")
+        sys.stderr.write(f"kumomori console: {printable(str(error))}\n")
         return 2
-    if secret is None:
-        sys.stderr.write("there are tokens already: `kumomori token create`, with one of scope admin, makes more\n")
-        return 1
-    sys.stdout.write(f"{secret}\n")
+    sys.stdout.write(f"the token of the first admin is in {printable(arguments[0])}\n")
     return 0
 
 
+def _write(path: Path, environment: Mapping[str, str]) -> None:
+    """The file comes first: a token that could not be written would be lost. Raises `ConfigError`."""
+    from_environment(environment)  # a setting that is wrong leaves no file
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made: {error.strerror or error}") from None
+    made = False
+    try:
+        with os.fdopen(number, "w") as out:
+            out.write(_first(environment) + "\n")
+        made = True
+    finally:
+        if not made:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _first(environment: Mapping[str, str]) -> str:
+    database = Database(from_environment(environment).database.get_secret_value())
+    try:
+        upgrade(database)
+        secret = tokens.first_admin(database)
+    finally:
+        database.close()
+    if secret is None:
+        raise ConfigError("there are tokens already: `kumomori token create`, with one of scope admin, makes more of them")
+    return secret
+
+
 if __name__ == "__main__":
-    sys.exit(main(os.environ))
+    sys.exit(main(sys.argv[1:], os.environ))
