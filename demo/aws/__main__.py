@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limits.block_latency_seconds = options.latency_ms / 1000
         limits.blocks_per_account = options.blocks_per_account
         limits.blocks_per_snapshot = options.blocks_per_snapshot
-        _say(options.ready_file, _ready(aws, estate=options.estate))
+        ready = _ready(aws, estate=options.estate)
+        _say(options.ready_file, _shell(ready) if options.shell else json.dumps(ready, indent=2) + "\n")
         parent = os.getppid()
         while not done.wait(1):
             if options.with_parent and os.getppid() != parent:
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-file", type=Path, help="written when it serves; else standard output has it")
     parser.add_argument("--folder", type=Path, help="for contents of volumes; a temporary one if not given")
     parser.add_argument("--estate", action="store_true", help="with the three machines of the demo")
+    parser.add_argument("--shell", action="store_true", help="say it as lines for a shell, instead of JSON")
     parser.add_argument("--with-parent", action="store_true", help="end when the process that started it is gone")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="of each GetSnapshotBlock")
     parser.add_argument("--blocks-per-account", type=float, help="quota of GetSnapshotBlock a second")
@@ -80,8 +83,21 @@ def _ready(aws: EmulatedAws, *, estate: bool) -> dict[str, Any]:
     return ready | {"control": control.secret}
 
 
-def _say(path: Path | None, ready: dict[str, Any]) -> None:
-    text = json.dumps(ready, indent=2) + "\n"
+def _shell(ready: dict[str, Any]) -> str:
+    """What commands need to find it, to be pasted into one."""
+    variables = {
+        "AWS_ENDPOINT_URL": ready["endpoint"],
+        "AWS_ACCESS_KEY_ID": ready["access_key"],
+        "AWS_SECRET_ACCESS_KEY": ready["secret_key"],
+        "AWS_DEFAULT_REGION": ready["region"],
+        "ACCOUNT": ready["account"],
+        "REGION": ready["region"],
+    }
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    return "".join(lines) + "# The emulated account is there until Ctrl-C. Paste these lines into another terminal.\n"
+
+
+def _say(path: Path | None, text: str) -> None:
     if path is None:
         sys.stdout.write(text)
         sys.stdout.flush()

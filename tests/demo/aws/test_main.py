@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import boto3
 import pytest
 
 import demo
+from demo.aws import ACCOUNT, REGION
 from demo.aws.__main__ import main
 from demo.aws.control import Remote
 from tests.demo.aws.tools import get, indexes, listed, refused
@@ -99,3 +101,19 @@ def test_it_says_why_it_does_not_start(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "file").touch()
     assert main(["--folder", str(tmp_path / "file" / "folder")]) == 2
     assert "could not start" in capsys.readouterr().err
+
+
+def test_lines_for_a_shell() -> None:
+    """Pasted into one, they lead commands to it."""
+    command = [sys.executable, "-m", "demo.aws", "--estate", "--shell"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(7)]
+        finally:
+            process.terminate()
+    shown = subprocess.run(
+        ["sh", "-c", "".join(lines) + 'echo "$AWS_ENDPOINT_URL $AWS_DEFAULT_REGION $ACCOUNT $REGION"'],
+        check=True, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, timeout=10,
+    )  # fmt: skip
+    assert re.fullmatch(rf"http://127\.0\.0\.1:[0-9]+ {REGION} {ACCOUNT} {REGION}\n", shown.stdout)
