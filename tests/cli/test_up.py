@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import pytest
 
+from demo.aws import ACCOUNT, REGION, EmulatedAws
+from demo.aws.estate import fill
 from tests.cli.commands import KUMOMORI, Result, command
 
 pytestmark = pytest.mark.slow
@@ -142,6 +144,37 @@ def test_the_first_hour(up: Up, tmp_path: Path) -> None:
         assert up("policy", "apply", DOCS / "first-policies", "--dry-run").code == 0, "it fits any machines"
         assert b"`kumomori scans`" in up("scan", "show", "nothing").err
         assert _end(process, signal.SIGINT) == 0
+
+
+def test_the_policy_for_a_fleet_is_enough_for_it(up: Up) -> None:
+    """The role is held to exactly what is printed for it; what is printed for the commands here is not enough."""
+    with EmulatedAws() as aws:
+        fill(aws)
+        keys = aws.credentials(ACCOUNT)
+        up.environment |= {
+            "AWS_ENDPOINT_URL": aws.endpoint,
+            "AWS_ACCESS_KEY_ID": keys.access_key,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+        add = ("cloud", "add", "aws", ACCOUNT, "--role", "KumomoriScanner", "--region", REGION)
+        check = ("cloud", "check", f"aws://{ACCOUNT}/{REGION}", "--role", "KumomoriScanner")
+        with up.running() as process:
+            aws.restrict("KumomoriScanner", json.loads(up("cloud", "policy").out))
+            assert up("policy", "apply", DOCS / "first-policies").code == 0
+            assert up(*add).code == 0
+            _eventually(lambda: b"web-1" in up("estate").out)
+            denied = up("scan", "start", "web-1", "--wait")
+            assert denied.code == 3
+            assert b"ec2:CreateSnapshots" in denied.err
+            bound = _eventually(lambda: up("cloud", "policy", "--fleet-data", "var/kumomori").out)
+            aws.restrict("KumomoriScanner", json.loads(bound))
+            clean = up("scan", "start", "web-1", "--wait")
+            assert clean.code == 0, clean
+            checked = up(*check, "--fleet-data", "var/kumomori")
+            assert b" NO " not in checked.out
+            assert b"that of this fleet" in checked.out
+            assert _end(process, signal.SIGINT) == 0
 
 
 def _installation(path: Path) -> str:
