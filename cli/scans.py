@@ -80,7 +80,7 @@ def scans(
 
 
 def _print_scans(rows: Iterable[ScanOut], output_format: ListFormat) -> None:
-    titles = ("Scan!", "Machine!", "Why!", "Result", "Blocks!", "Price!", "When!")
+    titles = ("Scan!", "Machine!", "Why!", "Result", "Blocks", "Price!", "When")
     print_list(rows, output_format, titles, _words, "scan")
 
 
