@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import threading
 import time
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from client.model import ScanState
+from scanner.fleet.tables import slot
 from tests.need import need_root
 from tests.postgres import Postgres
 from tests.scanner.fleet.fleet import Fleet, emulated
@@ -71,7 +74,11 @@ def in_the_scan(fleet: Fleet, do: Callable[[], None], lease: float) -> ScanState
     return result.state
 
 
-@pytest.mark.parametrize(("away_seconds", "lease"), [(3.0, 10.0), (8.0, 3.0)], ids=["shorter than the lease", "longer"])
+@pytest.mark.parametrize(
+    ("away_seconds", "lease"),
+    [(3.0, 10.0), (8.0, 3.0), (65.0, 10.0)],
+    ids=["shorter than the lease", "longer", "a minute"],
+)
 def test_the_database_is_away(
     postgres: Postgres, tmp_path: Path, aws: dict[str, Any], away_seconds: float, lease: float
 ) -> None:
@@ -90,6 +97,31 @@ def test_the_database_is_away(
     finally:
         fleet.close()
         postgres.drop(url)
+
+
+def test_the_file_is_locked_for_a_minute(tmp_path: Path, aws: dict[str, Any]) -> None:
+    """Nobody else can write: the lease of the worker ends, and the next one goes on with its scan, which has one result."""
+    path = tmp_path / "fleet" / "fleet.sqlite"
+    fleet = Fleet(f"sqlite:///{path}", tmp_path, aws)
+
+    def lock() -> None:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(65)
+            connection.execute("ROLLBACK")
+        finally:
+            connection.close()
+
+    try:
+        assert in_the_scan(fleet, lock, 10.0) is ScanState.DONE
+        assert fleet.row("one").attempt == 1
+        with fleet.database.read() as connection:
+            slots = connection.execute(select(slot.c.name, slot.c.epoch)).all()
+        assert [row.name for row in slots] == ["slot-1"]
+        assert slots[0].epoch > 1, "its worker did not hold on to what it could not renew"
+    finally:
+        fleet.close()
 
 
 @pytest.fixture
