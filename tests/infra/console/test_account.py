@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pulumi
 import pytest
 
 from client.api import Console
 from client.model import AccountIn, Scope
 from console.serve import Running
 from infra.console import CloudAccount
+from infra.console.account import AccountProvider
 from tests.console.made import ACCOUNT, enrol, finding, scanned
 from tests.infra.console.conftest import Stack
 
@@ -93,8 +95,18 @@ def test_an_account_that_is_enrolled_in_another_way(stack: Stack, api: Console) 
         pytest.param({"queue_url": 7}, "queue_url: queue_url: Input should be a valid string", id="number"),
     ],
 )
-def test_what_a_preview_refuses(stack: Stack, api: Console, given: dict[str, Any], words: str) -> None:
-    assert words in stack().preview(lambda: production(**given)).refused()
+def test_what_a_preview_refuses(given: dict[str, Any], words: str) -> None:
+    news = {"cloud": "aws", **GIVEN, **given}
+    (failure,) = AccountProvider().check({}, news).failures
+    assert words in f"{failure.property}: {failure.reason}"
+    later = pulumi.output.Unknown()  # type: ignore[no-untyped-call]
+    unknown = {name: later if name in given else value for name, value in news.items()}
+    assert AccountProvider().check({}, unknown).failures == []
+
+
+def test_a_refusal_ends_the_program(stack: Stack, api: Console) -> None:
+    said = stack().up(lambda: production(account="../x")).refused()
+    assert "production: account: account: String should match pattern" in said
     assert accounts(api) == {}
 
 

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 
 from client.api import Console
@@ -12,12 +13,13 @@ from console.serve import Running
 from core.errors import ConfigError, Conflict
 from infra.console import Exclusion, Policy, Schedule
 from infra.console import policy as documents
+from infra.console.provider import document_name
 from policy.document import read_text
 from policy.typed import document
 from tests.console.made import enrol, key
 from tests.console.policyset import document as by_hand
 from tests.infra.console.conftest import Secret, Stack
-from tests.infra.engine import Engine, Run
+from tests.infra.engine import Engine
 
 SETTINGS = {"actions": {"critical": ["alert", "isolate"]}, "scan": {"settle_seconds": 300}}
 WEB = "pulumi/acme/dev/web.yaml"
@@ -319,6 +321,7 @@ def test_values_that_other_resources_give(stack: Stack, api: Console) -> None:
     assert '"settle_seconds": 26\n' in held(api)["pulumi/acme/dev/second.yaml"]
 
 
+@pytest.mark.slow
 def test_others_apply_all_the_time(stack: Stack, api: Console, secret: Secret, running: Running) -> None:
     engine = stack()
     put(api, "company.yaml", by_hand())
@@ -370,16 +373,28 @@ def put_other(api: Console, number: int) -> None:
     api.apply_policies(PolicySet(documents=wanted), etag=found[0].etag if found[0] else None)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../x", "ü", "a b", "a\nb", "x" * 101, ".hidden"])
-def test_names_that_cannot_be_a_documents(stack: Stack, name: str, api: Console) -> None:
-    run: Run = stack().up(lambda: Policy(name))
-    assert "may have letters, digits" in run.refused()
-    assert held(api) == {}
+@pytest.mark.parametrize("name", ["", "a/b", "..", "../x", "ü", "a b", "a\nb", "x" * 101, ".hidden", "\u202e"])
+@pytest.mark.parametrize("part", ["project", "stack", "name"])
+def test_names_that_cannot_be_a_documents(monkeypatch: pytest.MonkeyPatch, part: str, name: str) -> None:
+    given = {"project": "acme", "stack": "dev", "name": "web", part: name}
+    monkeypatch.setattr(pulumi, "get_project", lambda: given["project"])
+    monkeypatch.setattr(pulumi, "get_stack", lambda: given["stack"])
+    with pytest.raises(ConfigError, match="may have letters, digits") as caught:
+        document_name(given["name"])
+    assert str(caught.value).isprintable()
 
 
-def test_a_text_that_is_too_large(stack: Stack, api: Console) -> None:
-    run = stack().up(lambda: Policy("web", text="# " + "x" * (512 << 10)))
-    assert "at most 524,288 bytes" in run.refused()
+def test_a_name_that_is_too_long_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulumi, "get_project", lambda: "x" * 100)
+    monkeypatch.setattr(pulumi, "get_stack", lambda: "dev")
+    with pytest.raises(ConfigError, match="longer than 200"):
+        document_name("y" * 100)
+
+
+@pytest.mark.parametrize("text", ["x" * ((512 << 10) + 1), "ü" * (257 << 10), 7.0, ["x"], None])
+def test_a_text_that_is_too_large_or_none(text: Any) -> None:
+    (failure,) = documents.DocumentProvider().check({}, {"document": WEB, "text": text, "parent": ""}).failures
+    assert (failure.property, failure.reason) == ("text", "must be a text of at most 524,288 bytes")
 
 
 def test_rendered_documents_are_read_as_they_were_meant() -> None:
