@@ -33,15 +33,16 @@ API_VERSION: Final = "kumomori/v1"
 MOST_BYTES: Final = 512 << 10  # of one document; the console's own bound
 _TRIES: Final = 10
 _MOST_WAIT_SECONDS: Final = 5.0
-_STUB: Final = "pulumi/above.yaml"  # stands for the parent, which may not be there yet; below it no selector is counted
-_SELECTS_NOTHING: Final = {"selector": {"cloud": "nowhere"}, "may_select": ["nothing"]}
+_STUB: Final = (
+    "pulumi/above.yaml"  # always refused: so each document is judged by itself, and not whether its parent is there
+)
 _one_at_a_time: Final = threading.Lock()  # Pulumi makes resources in parallel; those of one process need not collide
 Documents = dict[str, str]
 Json = Mapping[str, Any]
 
 
 class DocumentProvider(ConsoleProvider):
-    """Keeps one document. Inputs: `document` (its name, which is also the id), `name`, `parent`, `text`, `mark` (its last line)."""
+    """Keeps one document. Inputs: `document` (its name, which is also the id), `name`, `parent`, `text`, `mark` (its last line), `as_is` (from a file)."""
 
     def check(self, _olds: Json, news: Json) -> CheckResult:
         """In previews, too. What depends on other documents is seen when it is applied: they may not be there yet."""
@@ -51,11 +52,9 @@ class DocumentProvider(ConsoleProvider):
             return CheckResult(given, [])
         if not isinstance(text, str) or len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
             return CheckResult(given, [failure("text", f"must be a text of at most {MOST_BYTES:,} bytes")])
-        if not given.get("checked"):
-            return CheckResult(given, [])
         documents = {given["document"]: text}
-        if given.get("parent"):
-            documents[_STUB] = document("Policy", {"name": given["parent"]}, _SELECTS_NOTHING)
+        if given.get("parent") or given.get("as_is"):
+            documents[_STUB] = "kind: none"
         with self.console() as console:
             try:
                 problems = console.dry_run(PolicySet(documents=documents)).problems
@@ -122,7 +121,7 @@ class DocumentProvider(ConsoleProvider):
 
 def _kept(props: Json) -> dict[str, Any]:
     return {
-        key: value for key, value in props.items() if key in {"document", "name", "parent", "text", "mark", "checked"}
+        key: value for key, value in props.items() if key in {"document", "name", "parent", "text", "mark", "as_is"}
     }
 
 
@@ -203,7 +202,7 @@ class DocumentResource(Resource, module="kumomori", name="Document"):
         text: pulumi.Input[str],
         opts: pulumi.ResourceOptions | None,
         *,
-        checked: bool = True,
+        as_is: bool = False,
     ) -> None:
         refuse_open_token()
         kept_as = document_name(resource_name)
@@ -215,7 +214,7 @@ class DocumentResource(Resource, module="kumomori", name="Document"):
             "parent": above(parent),
             "text": pulumi.Output.from_input(text).apply(lambda found: f"{found.rstrip()}\n{mark}\n"),
             "mark": mark,
-            "checked": checked,
+            "as_is": as_is,
         }
         super().__init__(DocumentProvider(), resource_name, props, opts)
 
@@ -237,8 +236,7 @@ class Policy(DocumentResource, module="kumomori", name="Policy"):
     """A policy (docs/policy.md). `parent`: the policy that it inherits from; give the resource, so that it is made first.
 
     `settings`, `selector`, `lock` and `may_select` are those of the document; values may be outputs. `name`: what other documents
-    call it, if not as this resource. Instead of all of these `text` takes a document as it stands in a file; of such a one a preview
-    does not tell yet what the console would refuse.
+    call it, if not as this resource. Instead of all of these `text` takes one or more documents as they stand in a file.
     """
 
     def __init__(
@@ -260,7 +258,7 @@ class Policy(DocumentResource, module="kumomori", name="Policy"):
         if text is not None:
             if any(one is not None for one in (*said.values(), description)):
                 raise ConfigError(f"{resource_name}: give a text, or what would stand in it, not both")
-            self._make(resource_name, called, parent, text, opts, checked=False)
+            self._make(resource_name, called, parent, text, opts, as_is=True)
             return
         metadata = {"name": called, "parent": None if parent is None else above(parent), "description": description}
         self._make(resource_name, called, parent, written("Policy", metadata, said), opts)

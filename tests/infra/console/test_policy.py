@@ -184,8 +184,11 @@ def test_a_document_as_it_stands_in_a_file(stack: Stack, api: Console) -> None:
     engine = stack()
     engine.up(lambda: Policy("web", text=text)).ok()
     assert held(api)[WEB].startswith(text)
-    bad = engine.up(lambda: Policy("web", text=text.replace("depth", "deep"))).refused()
-    assert f"{WEB}:4:19: unknown name `deep`" in bad
+    for run in (engine.preview, engine.up):
+        bad = run(lambda: Policy("web", text=text.replace("depth", "deep"))).refused()
+        assert f"{WEB}:4:19: unknown name `deep`" in bad
+        broken = run(lambda: Policy("web", text="a: ]")).refused()
+        assert f"{WEB}:1:4: is neither YAML nor JSON" in broken
     assert held(api)[WEB].startswith(text)
     with pytest.raises(ConfigError, match="not both"):
         Policy("web", text=text, settings=SETTINGS)
@@ -395,6 +398,19 @@ def test_a_name_that_is_too_long_in_all(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_text_that_is_too_large_or_none(text: Any) -> None:
     (failure,) = documents.DocumentProvider().check({}, {"document": WEB, "text": text, "parent": ""}).failures
     assert (failure.property, failure.reason) == ("text", "must be a text of at most 524,288 bytes")
+
+
+@pytest.mark.parametrize(
+    "end", ["", "\n\n", "\r\n", "\n...\n", "\n---\n", "\n# a comment", "|\n    words\n", ">-\n    words"]
+)
+def test_the_last_line_never_gets_into_a_document(end: str, api: Console, stack: Stack) -> None:
+    engine = stack()
+    words = end if end.startswith(("|", ">")) else f"words{end}"
+    text = f"apiVersion: kumomori/v1\nkind: Policy\nmetadata:\n  name: web\n  description: {words}"
+    engine.up(lambda: Policy("web", text=text)).ok()
+    nodes = read_text("x", held(api)[WEB])
+    assert [node.plain()["metadata"]["description"].strip() for node in nodes] == ["words"]
+    assert engine.up(lambda: Policy("web", text=text)).ok().ops == {}
 
 
 def test_rendered_documents_are_read_as_they_were_meant() -> None:
