@@ -93,6 +93,20 @@ def test_what_is_left_out_of_the_program_is_removed(stack: Stack, api: Console) 
     assert list(held(api)) == ["pulumi/acme/dev/company.yaml"]
 
 
+def test_a_program_that_fails_half_way_is_taken_up_there(stack: Stack, api: Console, tmp_path: Path) -> None:
+    def program(path: str) -> None:
+        company = Policy("company", settings=SETTINGS)
+        Exclusion("caches", parent=company, paths=[path], until="never", description="asked for")
+
+    first = stack()
+    assert "`relative` is no absolute path" in first.up(lambda: program("relative")).refused()
+    assert list(held(api)) == ["pulumi/acme/dev/company.yaml"]
+    with Engine(tmp_path, first._config) as again:
+        assert again.up(lambda: program("/var/cache/**")).ok().ops == {"caches": "create"}
+        assert again.destroy().ok().order("delete") == ["caches", "company"]
+    assert held(api) == {}
+
+
 def test_the_state_is_taken_up_by_the_next_run(stack: Stack, tmp_path: Path, api: Console) -> None:
     first = stack()
     first.up(three).ok()
