@@ -33,16 +33,18 @@ API_VERSION: Final = "kumomori/v1"
 MOST_BYTES: Final = 512 << 10  # of one document; the console's own bound
 _TRIES: Final = 10
 _MOST_WAIT_SECONDS: Final = 5.0
-_STUB: Final = (
-    "pulumi/above.yaml"  # always refused: so each document is judged by itself, and not whether its parent is there
-)
+# Beside a document that inherits it is always refused, so that the console judges each by itself, not whether its parent is there
+_STUB: Final = "pulumi/above.yaml"
 _one_at_a_time: Final = threading.Lock()  # Pulumi makes resources in parallel; those of one process need not collide
 Documents = dict[str, str]
 Json = Mapping[str, Any]
 
 
 class DocumentProvider(ConsoleProvider):
-    """Keeps one document. Inputs: `document` (its name, which is also the id), `name`, `parent`, `text`, `mark` (its last line), `as_is` (from a file)."""
+    """Keeps one document. Inputs: `document` (its name, which is also the id), `name`, `parent`, `text`, `mark` (its last line).
+
+    `as_is`: the text is that of a file, and what it inherits from is not known.
+    """
 
     def check(self, _olds: Json, news: Json) -> CheckResult:
         """In previews, too. What depends on other documents is seen when it is applied: they may not be there yet."""
@@ -63,10 +65,8 @@ class DocumentProvider(ConsoleProvider):
                 if not problems:
                     return CheckResult(given, [failure("text", str(error))])
         mine = [one for one in problems if one.document == given["document"]]
-        return CheckResult(
-            given,
-            [failure("text", place(one.document, one.line, one.column, one.problem)) for one in mine[:20]],
-        )
+        said = [place(one.document, one.line, one.column, one.problem) for one in mine[:20]]
+        return CheckResult(given, [failure("text", words) for words in said])
 
     def diff(self, id_: str, olds: Json, news: Json) -> DiffResult:
         """Compares with what the console holds, not with what was written once: a change by hand is a difference."""

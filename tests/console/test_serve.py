@@ -219,7 +219,7 @@ def test_slow_bodies_do_not_keep_out_those_of_others(tmp_path: Path, monkeypatch
         chunks = iter([b'{"documents": {}}'])
         headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         answer = httpx.post(f"{running.address}/v1/policies/dry-run", content=chunks, headers=headers, timeout=3)
-        assert answer.status_code == 422
+        assert answer.status_code == 200
         assert b"503" in _cut_off(slow, address, 3)[0]
         for thread in threads:
             thread.join()

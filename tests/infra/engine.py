@@ -21,7 +21,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,6 @@ from google.protobuf import json_format, struct_pb2
 from pulumi.runtime import mocks
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, resource_pb2
 from pulumi.runtime.rpc import UNKNOWN
-from pulumi.runtime.sync_await import _ensure_event_loop
 
 ROOT: Final = Path(__file__).parents[2]
 DYNAMIC: Final = "pulumi-python:dynamic"
@@ -41,6 +41,8 @@ PROVIDER: Final = "__provider"
 _SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
 _SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"
 _SECONDS: Final = 60
+_QUIET: Final = logging.getLogger("tests.infra.engine")
+_QUIET.setLevel(logging.CRITICAL)  # what fails is in the run
 Op = Literal["create", "update", "replace", "delete", "same", "refresh"]
 Program = Callable[[], object]
 Properties = dict[str, Any]
@@ -197,20 +199,16 @@ class Engine:
 
     def _run(self, program: Program, run: Run, *, dry: bool) -> Run:
         monitor = _Monitor(self, run, dry=dry)
-        quiet = logging.getLogger("tests.infra.engine")
-        quiet.setLevel(logging.CRITICAL)
-        pulumi.runtime.set_mocks(
-            monitor.mocks, project=self.project, stack=self.stack, preview=dry, monitor=monitor, logger=quiet
-        )
-        pulumi.runtime.set_all_config(self._config, self._secrets)
-        # of several resources that fail at once only the first is asked for its error
-        loop: asyncio.AbstractEventLoop = _ensure_event_loop()  # type: ignore[no-untyped-call]
-        loop.set_exception_handler(lambda *_: None)
-        try:
-            pulumi.runtime.test(lambda: [program(), None][1])()  # type: ignore[no-untyped-call]
-        except Exception as error:  # noqa: BLE001  a program may raise anything
-            if not run.errors:
-                run.errors.append(f"{type(error).__name__}: {error}")
+        with own_loop():
+            pulumi.runtime.set_mocks(
+                monitor.mocks, project=self.project, stack=self.stack, preview=dry, monitor=monitor, logger=_QUIET
+            )
+            pulumi.runtime.set_all_config(self._config, self._secrets)
+            try:
+                pulumi.runtime.test(lambda: [program(), None][1])()  # type: ignore[no-untyped-call]
+            except Exception as error:  # noqa: BLE001  a program may raise anything
+                if not run.errors:
+                    run.errors.append(f"{type(error).__name__}: {error}")
         if not run.errors:
             gone = [urn for urn in self.resources if urn not in monitor.seen]
             try:
@@ -325,6 +323,21 @@ class Engine:
             return getattr(self.provider, name)(request, timeout=_SECONDS)
         except grpc.RpcError as error:
             raise Failed(f"{urn}: {error.details()}") from None
+
+
+@contextmanager
+def own_loop() -> Iterator[None]:
+    """Other tests leave this thread without an event loop, and none is to be left to them."""
+    loop = asyncio.new_event_loop()
+    # of several resources that fail at once only the first is asked for its error
+    loop.set_exception_handler(lambda *_: None)
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 class _Nothing(mocks.Mocks):
