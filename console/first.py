@@ -64,7 +64,9 @@ def _first(environment: Mapping[str, str]) -> str:
     finally:
         database.close()
     if secret is None:
-        raise ConfigError("there are tokens already: `kumomori token create`, with one of scope admin, makes more of them")
+        raise ConfigError(
+            "there are tokens already: `kumomori token create`, with one of scope admin, makes more of them"
+        )
     return secret
 
 
