@@ -42,3 +42,32 @@ def _plain(value: Any, region: str) -> Any:
         filled = str(value["Fn::Sub"]).replace("${AWS::Partition}", "aws").replace("${AWS::Region}", region)
         return filled.replace("${AWS::AccountId}", "*")
     return {key: _plain(one, region) for key, one in value.items()}
+
+
+def functions() -> dict[str, dict[str, Any]]:
+    """By name, those with all parameters on."""
+    read = yaml.safe_load((ROOT / "serverless.yml").read_text())["functions"]
+    scan = yaml.safe_load((ROOT / "infra" / "serverless" / "scan-on.yml").read_text())["functions"]
+    return {**next(one for one in read if isinstance(one, dict)), **scan}
+
+
+def fixed_names() -> list[tuple[str, str]]:
+    """Types of CloudFormation and, as patterns, names in AWS: of our own resources and of those that osls makes of functions.
+
+    Rules of schedules and roles are named by CloudFormation after the stack.
+    """
+    stage = "[A-Za-z0-9-]+"
+    found = [
+        (
+            one["Type"],
+            one["Properties"]["QueueName"].replace("${self:service}", "kumomori").replace("${sls:stage}", stage),
+        )
+        for one in resources().values()
+        if "QueueName" in one["Properties"]
+    ]
+    for name, one in functions().items():
+        found.append(("AWS::Lambda::Function", f"kumomori-{stage}-{name}"))
+        found.append(("AWS::Logs::LogGroup", f"/aws/lambda/kumomori-{stage}-{name}"))
+        if any("eventBridge" in event for event in one["events"]):
+            found.append(("AWS::Events::Rule", f"kumomori-{stage}-{name}-rule-1"))
+    return found
