@@ -124,7 +124,7 @@ class Site:
         given = [f"--param={name}={value}" for name, value in {**self.parameters, **parameters}.items() if value]
         return subprocess.run(
             [self.osls, *arguments, "--region", REGION, "--stage", stage, *given],
-            cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=120,
+            cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     def client(self, service: Any) -> Any:
