@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from client.model import ScanKind, ScanOrder
 from core.estate import Image, Resource, Snapshot, SnapshotState
-from scanner.fleet import kept
+from scanner.fleet import evidence, kept
 from scanner.fleet.clouds import usd_month
 from scanner.fleet.database import Database
 from scanner.fleet.ledger import to_resource
@@ -193,12 +193,14 @@ def _give_up(connection: Connection, rows: Sequence[Any]) -> GivenUp:
 
 
 def lifetime_seconds(order: ScanOrder) -> int:
-    """How long what is made for this scan may be needed: a day for the scan, and as long as it may be a base after that.
+    """How long what is made for this scan may be needed: a day for the scan, and as long as it may be a base or evidence after that.
 
-    It stands in the tag `kumomori:expires`, so that who knows only of tags takes no base away.
+    It stands in the tag `kumomori:expires`, so that who knows only of tags takes neither away.
     """
-    keeps = order.kind is ScanKind.INSTANCE and _keep(order.settings) > 0
-    return _DAY_SECONDS + (_age_seconds(order) if keeps else 0)
+    if order.kind is not ScanKind.INSTANCE:
+        return _DAY_SECONDS
+    age = _age_seconds(order) if _keep(order.settings) > 0 else 0
+    return _DAY_SECONDS + max(age, evidence.keep_seconds(order))
 
 
 def _age_seconds(order: ScanOrder) -> int:

@@ -16,9 +16,9 @@ from sqlalchemy import Connection, select
 from client.model import ENDED, AccountIn
 from scanner.fleet import kept
 from scanner.fleet.database import Database
-from scanner.fleet.ledger import LISTED_SECONDS
 from scanner.fleet.slots import Fence
 from scanner.fleet.tables import resource, scan
+from scanner.ledger import LISTED_SECONDS
 
 GRACE_SECONDS: Final = 3600.0  # somebody may have taken it away by mistake, or the console's database was lost
 LEFT: Final = "left_accounts"  # of `kept`: JSON list of objects with `account`, `since_ms` and `cleared`

@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, not_, or_, select, update
 
 from core.estate import Place, Resource
-from scanner.fleet import admission, kept
+from scanner.fleet import admission, evidence, kept
 from scanner.fleet.database import Database
 from scanner.fleet.slots import Fence
 from scanner.fleet.tables import resource as table
@@ -89,7 +89,8 @@ class FleetLedger:
     def of_token(self, token: str) -> list[Resource]:
         """What was made or intended for it, without what is kept."""
         with self._database.read() as connection:
-            found = select(table).where(table.c.token == token, table.c.kept_for.is_(None)).order_by(table.c.number)
+            free = (table.c.kept_for.is_(None), evidence.is_free(kept.now_ms(self._database, connection)))
+            found = select(table).where(table.c.token == token, *free).order_by(table.c.number)
             return [to_resource(row) for row in connection.execute(found).all()]
 
     # scanner.ledger.Memory
@@ -104,6 +105,7 @@ class FleetLedger:
                     table.c.account == place.account,
                     table.c.region == place.region,
                     table.c.kept_for.is_(None),
+                    evidence.is_free(kept.now_ms(self._database, connection)),
                 )
                 .order_by(table.c.number)
             ).all()
@@ -114,7 +116,8 @@ class FleetLedger:
         """What carries the token of an attempt that has ended, or that nobody here knows of and has expired."""
         scan_id, _ = admission.scan_of(resource.token)
         with self._database.read() as connection:
-            is_kept = select(table.c.number).where(table.c.id == resource.id, table.c.kept_for.is_not(None))
+            free = and_(table.c.kept_for.is_(None), evidence.is_free(kept.now_ms(self._database, connection)))
+            is_kept = select(table.c.number).where(table.c.id == resource.id, not_(free))
             if admission.is_live(connection, resource.token) or connection.execute(is_kept).first() is not None:
                 return False
             known = connection.execute(select(scan.c.id).where(scan.c.id == scan_id)).first() is not None

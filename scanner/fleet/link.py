@@ -19,7 +19,7 @@ from client.model import FleetIn, FleetStatus, ResultIn, ScanProgress, ScanState
 from client.transport import for_good
 from core.errors import AccessDenied, ConfigError, Error, Throttled
 from core.text import printable
-from scanner.fleet import kept, orders, sets
+from scanner.fleet import evidence, kept, orders, sets
 from scanner.fleet.clock import Offset
 from scanner.fleet.database import Database
 from scanner.fleet.line import Line, Said
@@ -252,6 +252,7 @@ class Link:
                 .limit(_MOST_PROGRESS)
             ).all()
             bases, usd = connection.execute(select(func.count(), func.coalesce(func.sum(base.c.usd_month), 0.0))).one()
+            usd += evidence.usd(connection, kept.now_ms(self._database, connection))
             resources = connection.execute(select(func.count()).select_from(resource)).scalar_one()
             refused = connection.execute(select(func.count()).where(outbox.c.refused.is_not(None))).scalar_one()
             told = connection.execute(

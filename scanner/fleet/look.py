@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select, update
 from client.model import MOST_REPORT_BYTES, MOST_REPORT_JSON_BYTES, ScanKind, ScanOrder
 from core.errors import CloudError, ConfigError, Corrupt, Error, Gone, LimitExceeded
 from core.estate import Disk, Snapshot, SnapshotState
-from core.findings import Gap, GapReason, Machine, OnDisk
+from core.findings import Gap, GapReason, Machine, OnDisk, Severity
 from scanner.fleet import bases, moments, sets
 from scanner.fleet.bases import Base
 from scanner.fleet.clouds import MachineGone, Site, Spent, accounts
@@ -43,13 +43,17 @@ _MOST_PER_SECOND: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`report` and `file_set` are those of `client.model.ResultIn`; `manifest_bytes` is 0 if there is no manifest in the store."""
+    """`report` and `file_set` are those of `client.model.ResultIn`; `manifest_bytes` is 0 if there is no manifest in the store.
+
+    `worst`: the severity of the worst finding; empty if there is none.
+    """
 
     report: str
     usd: float
     manifest_bytes: int
     blocks_fetched: int | None = None
     file_set: str = ""
+    worst: str = ""
 
     def result(self, base: Sequence[Snapshot]) -> dict[str, Any]:
         """Fields of `ResultIn`."""
@@ -75,6 +79,7 @@ def store_draft(context: Context, scan_id: str, attempt: int, found: Found) -> N
             "manifest_bytes": found.manifest_bytes,
             "blocks_fetched": found.blocks_fetched,
             "file_set": found.file_set,
+            "worst": found.worst,
         }
     )
     row = {"attempt": attempt, "facts": facts, "report": found.report}
@@ -116,7 +121,9 @@ def look(
         moments.at("scan:put")
         held = sets.made(context, folder, options.manifest, folder / "base")
         moments.at("scan:set")
-    return Found(fitting(report), spent.usd, size, spent.blocks, held)
+    found = (one.rule.severity for one in report.findings)
+    worst = max(found, key=list(Severity).index, default=None)
+    return Found(fitting(report), spent.usd, size, spent.blocks, held, worst.value if worst else "")
 
 
 def _refreshed(order: ScanOrder, site: Site, snapshots: Sequence[Snapshot]) -> list[Snapshot]:

@@ -85,6 +85,7 @@ resource: Final = Table(
     Column("size_bytes", BigInteger, nullable=False, server_default="0"),
     Column("kept_for", String(63)),  # the base that it belongs to; it stays as long as that does
     Column("made_ms", BigInteger, nullable=False),
+    Column("evidence_until_ms", BigInteger),  # it stays until then, whatever else becomes of it
     Index("resource_by_token", "token"),
     Index("resource_by_place", "cloud", "account", "region"),
 )

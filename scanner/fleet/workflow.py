@@ -16,7 +16,7 @@ from client.model import ScanKind, ScanOrder, ScanState
 from core.errors import AccessDenied, CloudError, ConfigError, Error, Gone, LimitExceeded, Throttled, Unavailable
 from core.estate import InstanceState, Resource, Snapshot
 from core.text import printable
-from scanner.fleet import admission, bases, engine, moments
+from scanner.fleet import admission, bases, engine, evidence, moments
 from scanner.fleet.clouds import MachineGone, Site, kept_for, usd_expected
 from scanner.fleet.context import Claims, Context, begin, current
 from scanner.fleet.database import Database
@@ -128,6 +128,8 @@ def store(token: str, made: Any) -> Answer:
             with context.database.write() as connection:
                 context.fence.guard(connection)
                 draft = draft_of(connection, scan_id, attempt)
+                if draft is not None and evidence.is_wanted(order, draft.worst):
+                    evidence.keep(context.database, connection, order, token)
                 if draft is None or not draft.manifest_bytes or not bases.is_whole(order, snapshots):
                     return bases.unwanted(connection, order)
                 name = token + bases.SUFFIX
@@ -186,7 +188,8 @@ def finish(token: str, answer: Answer) -> None:
                         admission.again(database, connection, scan_id, "what it found was lost")
                     else:
                         fields = draft.result(bases.kept_by(connection, scan_id))
-                        admission.end(database, connection, scan_id, ScanState.DONE, **fields)
+                        said = evidence.words(connection, token)
+                        admission.end(database, connection, scan_id, ScanState.DONE, said, **fields)
                 case "stopped":
                     admission.end(database, connection, scan_id, ScanState.STOPPED, "it was stopped")
                 case "paused":
