@@ -49,6 +49,7 @@ from scanner.wire import (
 )
 from scanner.workers import parts
 
+_MOST_RULE_IDS: Final = 100_000  # what is not named was not looked for, as far as anybody knows
 MAX_FINDINGS: Final = 100_000
 MAX_PACKAGES: Final = 200_000
 MAX_FINDING_BYTES: Final = 256 << 20  # all findings together, as JSON
@@ -476,7 +477,9 @@ class _Attempt:
                         raise WireError("rules, told twice or too late")
                     self._told = True
                     outcome.rules = int_in(message["count"])
-                    outcome.rule_ids = tuple(sorted({printable(text_in(one, 1000)) for one in message["ids"]}))
+                    outcome.rule_ids = tuple(
+                        sorted({printable(text_in(one, 1000)) for one in message["ids"][:_MOST_RULE_IDS]})
+                    )
                     outcome.engine = {
                         "engine": text_in(message["engine"], 1000),
                         "options": text_in(message["options"], 100),

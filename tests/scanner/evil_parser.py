@@ -60,7 +60,7 @@ SHAPES: dict[str, bytes] = {
     b'"label":"","uuid":"","layout":"","replayed":[],"base_rows":null}',
     "volume-replayed": b'{"kind":"volume","index":0,"disk":0,"table":"","start":0,"length":0,"filesystem":null,'
     b'"label":"","uuid":"","layout":"","replayed":[[1]],"base_rows":null}',
-    "rules-twice": b'{"kind":"rules","count":1,"names_matter":false,"engine":"","options":"","rules":{}}',
+    "rules-twice": b'{"kind":"rules","count":1,"names_matter":false,"engine":"","options":"","rules":{},"ids":[]}',
     "death-nowhere": b'{"kind":"death","volume":99,"crashed":true}',
     "working-nowhere": b'{"kind":"working","volume":-1}',
     "finished-unknown": b'{"kind":"finished","volume":99}',

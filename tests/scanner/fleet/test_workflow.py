@@ -46,6 +46,8 @@ def test_from_order_to_result(fleet: Fleet) -> None:
     assert reports["shop-first"]["result"] == "findings"
     assert reports["web-first"]["result"] == "clean"
     assert reports["vault-first"]["result"] == "gaps", "its key may not be used: never clean"
+    for report in reports.values():
+        assert {one["rule"] for one in report["findings"]} | {"linux/second-root"} <= set(report["rules"]["ids"])
     assert found["web-first"].usd > 0
     assert len({one.file_set for one in found.values()} - {""}) == 3
     assert fleet.ours() == set()
