@@ -13,7 +13,7 @@ from client.api import Console
 from client.model import PolicySet, Scope
 from console.clock import now
 from console.serve import Running
-from core.errors import Throttled
+from core.errors import ConfigError, Throttled
 from tests.console import made
 from tests.console.api.conftest import AsWho
 from tests.console.policyset import SCHEDULE, document, policy_set
@@ -305,7 +305,13 @@ def test_dry_runs_are_few_at_once(running: Running, as_who: AsWho) -> None:
     assert [tried(client) for client in (one, two, three)] == [200, 200, 200]
 
 
-def test_a_dry_run_that_fails_makes_room(as_who: AsWho) -> None:
+def test_a_dry_run_that_fails_makes_room(as_who: AsWho, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise ConfigError("what holds cannot be read")
+
     reader = as_who(Scope.READ)
-    for _ in range(3):
-        assert reader.post("/v1/policies/dry-run", json={"documents": {}}).status_code == 422
+    with monkeypatch.context() as broken:
+        broken.setattr("console.policies.dry_run", fails)
+        for _ in range(3):
+            assert reader.post("/v1/policies/dry-run", json={"documents": {}}).status_code == 409
+    assert reader.post("/v1/policies/dry-run", json={"documents": {}}).status_code == 200
