@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from typer import Argument, Exit, Option
 
-from cli.connection import write_private
 from core.errors import ConfigError, Unavailable
 from core.text import printable
 
@@ -45,33 +44,11 @@ def console(
     Prints its address when it answers there. It ends with Ctrl-C.
     Exits 0: ended as it was told; 2: it could not start.
     """
-    from console import serve
+    from console import first, serve
 
-    if first_token is not None:
-        _first(first_token)
+    if first_token is not None and not first_token.exists():
+        first.write(first_token, os.environ)
     raise Exit(serve.main(os.environ))
-
-
-def _first(path: Path) -> None:
-    """Nobody gets a first token that then cannot be written down: the file is made before."""
-    from console.settings import from_environment
-    from console.store import tokens
-    from console.store.database import Database
-    from console.store.migrate import upgrade
-
-    database = Database(from_environment(os.environ).database.get_secret_value())
-    try:
-        upgrade(database)
-        if path.exists():
-            return
-        write_private(path, "")
-        secret = tokens.first_admin(database)
-        if secret is None:
-            path.unlink()
-        else:
-            write_private(path, f"{secret}\n")
-    finally:
-        database.close()
 
 
 def health(

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from console.settings import from_environment
 from console.store import tokens
@@ -28,9 +29,10 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         if len(arguments) != 1 or (arguments[0].startswith("-") and arguments[0] != "-"):
             raise ConfigError("say into which new file: python -m console.first FILE, or - to print it")
         if arguments[0] == "-":
-            sys.stdout.write(f"{_first(environment)}\n")
+            sys.stdout.write(f"{_first(environment) or _none()}\n")
             return 0
-        _write(Path(arguments[0]), environment)
+        if not write(Path(arguments[0]), environment):
+            _none()
     except Error as error:
         sys.stderr.write(f"kumomori console: {printable(str(error))}\n")
         return 2
@@ -38,8 +40,9 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     return 0
 
 
-def _write(path: Path, environment: Mapping[str, str]) -> None:
-    """The file comes first: a token that could not be written would be lost. Raises `ConfigError`."""
+def write(path: Path, environment: Mapping[str, str]) -> bool:
+    """Whether there was no token yet, and one is in the new file `path` now. The file comes first: a token that could not be
+    written would be lost. Raises `ConfigError`."""
     from_environment(environment)  # a setting that is wrong leaves no file
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -48,26 +51,27 @@ def _write(path: Path, environment: Mapping[str, str]) -> None:
     made = False
     try:
         with os.fdopen(number, "w") as out:
-            out.write(_first(environment) + "\n")
-        made = True
+            if secret := _first(environment):
+                out.write(secret + "\n")
+        made = bool(secret)
     finally:
         if not made:
             with suppress(OSError):
                 path.unlink()
+    return made
 
 
-def _first(environment: Mapping[str, str]) -> str:
+def _first(environment: Mapping[str, str]) -> str | None:
     database = Database(from_environment(environment).database.get_secret_value())
     try:
         upgrade(database)
-        secret = tokens.first_admin(database)
+        return tokens.first_admin(database)
     finally:
         database.close()
-    if secret is None:
-        raise ConfigError(
-            "there are tokens already: `kumomori token create`, with one of scope admin, makes more of them"
-        )
-    return secret
+
+
+def _none() -> NoReturn:
+    raise ConfigError("there are tokens already: `kumomori token create`, with one of scope admin, makes more of them")
 
 
 if __name__ == "__main__":
