@@ -18,7 +18,7 @@ from tests.infra.console.conftest import Secret
 from tests.infra.engine import Engine
 
 EXAMPLES = Path(infra.console.__file__).parent.parent / "examples"
-OURS = {"policy": "Policy", "schedule": "Schedule", "exclusion": "Exclusion", "cloud-account": "CloudAccount"}
+OURS = {"policy": "Policy", "schedule": "Schedule", "exclusion": "Exclusion", "cloud_account": "CloudAccount"}
 
 
 def test_there_is_one_for_each() -> None:
