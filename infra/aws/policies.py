@@ -113,7 +113,11 @@ def _lending(setup: Setup) -> list[Statement]:
                 "KumomoriShare",
                 ("ec2:ModifySnapshotAttribute",),
                 snapshots,
-                {"StringEquals": setup.ours(), "StringEqualsIfExists": {"ec2:Add/userId": setup.scanner_account}},
+                {
+                    "StringEquals": setup.ours(),
+                    "StringEqualsIfExists": {"ec2:Add/userId": setup.scanner_account},  # absent when it is taken back
+                    "Null": {"ec2:Add/group": "true"},  # the only group is `all`: everybody
+                },
             )
         )
     if setup.copy_key:

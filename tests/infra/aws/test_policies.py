@@ -10,6 +10,7 @@ import pytest
 
 from cloud.aws.keys import COPYING
 from cloud.aws.permissions import STATEMENTS
+from demo.aws.policy import Policy
 from infra.aws import policies
 from infra.aws.__main__ import shown
 from infra.aws.policies import Setup
@@ -86,6 +87,24 @@ def test_lending_is_allowed_only_if_asked_for() -> None:
     plain = policies.actions(policies.scanner(PLAIN))
     assert not {"ec2:CopySnapshot", "ec2:ModifySnapshotAttribute", "kms:CreateGrant"} & plain
     assert set(COPYING) <= policies.actions(policies.scanner(LENDING))
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        pytest.param({"ec2:add/userid": ["222222222222"]}, True, id="the-scanner-account"),
+        pytest.param({"ec2:remove/userid": ["222222222222"]}, True, id="taken-back"),
+        pytest.param({"ec2:add/userid": ["333333333333"]}, False, id="another-account"),
+        pytest.param({"ec2:add/group": ["all"]}, False, id="everybody"),
+        pytest.param({"ec2:add/userid": ["222222222222"], "ec2:add/group": ["all"]}, False, id="both"),
+    ],
+)
+def test_snapshots_are_lent_to_one_account_and_never_made_public(asked: dict[str, list[str]], *, allowed: bool) -> None:
+    """Keys of the conditions as the Service Authorization Reference has them for ModifySnapshotAttribute."""
+    ours = {"aws:resourcetag/kumomori:installation": ["acme"], **asked}
+    policy = Policy(policies.scanner(LENDING))
+    arn = "arn:aws:ec2:eu-central-1::snapshot/snap-1"
+    assert policy.allows("ec2:ModifySnapshotAttribute", arn, ours) is allowed
 
 
 def test_advice_names_statements_that_exist() -> None:
