@@ -100,7 +100,7 @@ class Console(pulumi.ComponentResource):
             tags=self._tags,
         )
         balancer, target, listener = self._front(vpc, subnets, front, certificate, protected=settings.protected)
-        definition = self._definition(image, stored, log_days, shell=shell)
+        definition = self._definition(image, stored, log_days, settings.key, shell=shell)
         cluster = aws.ecs.Cluster(
             f"{name}-con", region=self._region, tags=self._tags, opts=ResourceOptions(parent=self)
         )
@@ -185,7 +185,9 @@ class Console(pulumi.ComponentResource):
         )
         return balancer, target, listener
 
-    def _definition(self, image: str, stored: Database, log_days: int, *, shell: bool) -> aws.ecs.TaskDefinition:
+    def _definition(
+        self, image: str, stored: Database, log_days: int, database_key: str, *, shell: bool
+    ) -> aws.ecs.TaskDefinition:
         log = aws.cloudwatch.LogGroup(
             f"{self._name}-con",
             retention_in_days=log_days,
@@ -198,7 +200,7 @@ class Console(pulumi.ComponentResource):
             f"{self._name}-strt",
             role=start.id,
             policy=document_of(
-                lambda secret, log_arn: running.task_start([secret], image_repository(image), log_arn),
+                lambda secret, log_arn: running.task_start([secret], image_repository(image), log_arn, database_key),
                 stored.secret,
                 log.arn,
             ),

@@ -122,7 +122,7 @@ class ScanFleet(pulumi.ComponentResource):
         bucket, key = manifest_store(self, name, self._region, self._tags)
         token = self._secret("tok", "The console's token for the Kumomori fleet")
         keys = self._secret("key", "What the manifests of the Kumomori fleet are sealed with")
-        role = self._role(image, bucket, key, stored, token, keys, accounts, role_name)
+        role = self._role(image, bucket, key, stored, token, keys, accounts, role_name, settings.key)
         environment = {
             "AWS_REGION": self._region,
             "KUMOMORI_FLEET_HOME_REGION": self._region,
@@ -180,6 +180,7 @@ class ScanFleet(pulumi.ComponentResource):
         keys: aws.secretsmanager.Secret,
         accounts: tuple[str, ...],
         role_name: str,
+        database_key: str,
     ) -> aws.iam.Role:
         role = aws.iam.Role(
             f"{self._name}-work",
@@ -191,7 +192,12 @@ class ScanFleet(pulumi.ComponentResource):
             f"{self._name}-work",
             role=role.id,
             policy=document_of(
-                running.worker, bucket.arn, key.arn, [token.arn, keys.arn, stored.secret], image_repository(image)
+                running.worker,
+                bucket.arn,
+                key.arn,
+                [token.arn, keys.arn, stored.secret],
+                image_repository(image),
+                database_key,
             ),
             opts=ResourceOptions(parent=role),
         )

@@ -32,8 +32,11 @@ def assume(roles: Sequence[str]) -> Policy:
     return _policy([_allow("KumomoriAssume", ("sts:AssumeRole",), list(roles))])
 
 
-def worker(bucket: str, key: str, secrets: Sequence[str], repository: str) -> Policy:
-    """A machine of a fleet, by ARNs: manifests in `bucket` under `key`, its `secrets`, the image in `repository`."""
+def worker(bucket: str, key: str, secrets: Sequence[str], repository: str, secrets_key: str = "") -> Policy:
+    """A machine of a fleet, by ARNs: manifests in `bucket` under `key`, its `secrets`, the image in `repository`.
+
+    `secrets_key`: a customer's key that one of the secrets is encrypted with; AWS's own needs no permission.
+    """
     return _policy(
         [
             _allow(
@@ -44,16 +47,18 @@ def worker(bucket: str, key: str, secrets: Sequence[str], repository: str) -> Po
             _allow("KumomoriListManifests", ("s3:ListBucket",), bucket),
             _allow("KumomoriManifestKey", ("kms:Decrypt", "kms:GenerateDataKey"), key, _via("s3")),
             _allow("KumomoriSecrets", ("secretsmanager:GetSecretValue",), list(secrets)),
+            *_secrets_key(secrets_key),
             *_image(repository),
         ]
     )
 
 
-def task_start(secrets: Sequence[str], repository: str, log_group: str) -> Policy:
-    """What ECS itself needs to start a task: its image, its secrets, its log."""
+def task_start(secrets: Sequence[str], repository: str, log_group: str, secrets_key: str = "") -> Policy:
+    """What ECS itself needs to start a task: its image, its secrets (encrypted with a customer's `secrets_key`, if any), its log."""
     return _policy(
         [
             _allow("KumomoriSecrets", ("secretsmanager:GetSecretValue",), list(secrets)),
+            *_secrets_key(secrets_key),
             _allow("KumomoriLog", ("logs:CreateLogStream", "logs:PutLogEvents"), f"{log_group}:*"),
             *_image(repository),
         ]
@@ -92,6 +97,10 @@ def only_tls(bucket: str) -> Policy:
             }
         ]
     )
+
+
+def _secrets_key(key: str) -> list[Statement]:
+    return [_allow("KumomoriSecretsKey", ("kms:Decrypt",), key, _via("secretsmanager"))] if key else []
 
 
 def _image(repository: str) -> list[Statement]:

@@ -15,8 +15,8 @@ from infra.aws import policies
 from infra.aws.common import default_external_id
 from infra.aws.organization import member_template
 from infra.aws.policies import Setup
-from tests.infra.aws.components import CLASSES, KEY, READER, TRUSTED, full, plain
-from tests.infra.aws.graph import ACCOUNT, REGION, Graph, statements
+from tests.infra.aws.components import CLASSES, KEY, READER, TRUSTED, full, make, plain
+from tests.infra.aws.graph import ACCOUNT, REGION, Graph, run, statements
 
 QUEUE = f"arn:aws:sqs:{REGION}:{ACCOUNT}:prod-evt"
 RULE = f"arn:aws:events:{REGION}:{ACCOUNT}:prod-evt-{REGION}"
@@ -167,6 +167,17 @@ def test_a_fleet_takes_the_roles_of_its_accounts_and_no_other() -> None:
         "KumomoriRegistry",
         "KumomoriImage",
     }
+
+
+@pytest.mark.parametrize(("kind", "role"), [("fleet", "work"), ("console", "strt")])
+def test_a_password_under_a_key_of_yours_can_be_read(kind: str, role: str) -> None:
+    """RDS encrypts the secret with it; AWS's own key lets in whoever may read the secret, a customer's does not."""
+    graph = run(lambda: make(kind, database_key=KEY))
+    assert graph.one("Instance").inputs["masterUserSecretKmsKeyId"] == KEY
+    found = {one["Sid"]: one for one in statements(graph.one("RolePolicy", role).policy)}
+    via = {"StringLike": {"kms:ViaService": "secretsmanager.*.amazonaws.com*"}}
+    assert (found["KumomoriSecretsKey"]["Action"], found["KumomoriSecretsKey"]["Resource"]) == (["kms:Decrypt"], KEY)
+    assert found["KumomoriSecretsKey"]["Condition"] == via
 
 
 def test_a_console_enters_no_cloud() -> None:
