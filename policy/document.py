@@ -248,7 +248,19 @@ def _files(folder: Path) -> Iterator[Path]:
                 raise Refused([Problem(At(str(Path(root, name))), "is a link to a folder, which is not followed")])
         for name in sorted(names):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(root, name)
+                yield _inside(folder, Path(root, name))
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """Whoever proposes policies may not have a file of this machine shown to them. A link within the folder is one of Kubernetes'."""
+    if path.is_symlink():
+        try:
+            is_inside = path.resolve().is_relative_to(folder.resolve())
+        except (OSError, RuntimeError):  # a link to itself
+            is_inside = False
+        if not is_inside:
+            raise Refused([Problem(At(str(path)), "is a link to a file outside of the folder, which is not followed")])
+    return path
 
 
 def _shut(error: OSError) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from policy.document import MOST_FILE_BYTES, MOST_VALUES, At, Refused, read_path, read_text
+from policy.document import MOST_FILE_BYTES, MOST_VALUES, At, Refused, read_path, read_text, texts
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -93,6 +93,28 @@ def test_a_folder(tmp_path: Path) -> None:
     for name in ("b/2.yml", "1.yaml", "3.json", "README.md", ".hidden.yaml", ".git/x.yaml"):
         (tmp_path / name).write_text(f'{{"name": "{name}"}}')
     assert [node.plain()["name"] for node in read_path(tmp_path)] == ["1.yaml", "3.json", "b/2.yml"]
+
+
+def test_a_link_within_the_folder_is_read(tmp_path: Path) -> None:
+    """As Kubernetes mounts a ConfigMap."""
+    (tmp_path / "..2027").mkdir()
+    (tmp_path / "..2027" / "a.yaml").write_text("a: 1")
+    (tmp_path / "..data").symlink_to("..2027")
+    (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
+    assert [node.plain() for node in read_path(tmp_path)] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("target", ["../token", "a.yaml", "nowhere/../../token"])
+def test_a_link_to_a_file_outside_shows_nothing_of_it(tmp_path: Path, target: str) -> None:
+    """A pull request would have the pipeline's secrets printed into its comment."""
+    (tmp_path / "token").write_text("kumo_secret")
+    (tmp_path / "policies" / "nowhere").mkdir(parents=True)
+    (tmp_path / "policies" / "a.yaml").symlink_to(target)
+    with pytest.raises(Refused) as caught:
+        texts(tmp_path / "policies")
+    said = "\n".join(map(str, caught.value.problems))
+    assert "a.yaml: is a link to a file outside of the folder" in said
+    assert "kumo_secret" not in said
 
 
 def test_nothing_in_a_folder_is_left_out_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
