@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import shlex
+import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -115,6 +117,30 @@ GOOD = "ARG BASE=debian\nFROM ${BASE} AS build\nRUN pip install --require-hashes
 def test_a_fault_is_found(line: str, fault: str) -> None:
     assert faults(GOOD) == []
     assert any(fault in one for one in faults(GOOD + line + "\n"))
+
+
+def settings(name: str) -> dict[str, str]:
+    """What ENV and the last WORKDIR of a file say."""
+    found: dict[str, str] = {}
+    for word, rest in instructions((HERE / name).read_text()):
+        if word == "ENV":
+            found |= dict(pair.split("=", 1) for pair in shlex.split(rest))
+        elif word == "WORKDIR":
+            found["WORKDIR"] = rest
+    return found
+
+
+def test_no_code_comes_from_where_it_can_be_written(tmp_path: Path) -> None:
+    """`python -m` would import from the working folder first, and so does awslambdaric, whatever Python is told."""
+    assert settings("Containerfile")["PYTHONSAFEPATH"] == "1"
+    function = settings("Containerfile.function")
+    for folder in (function["WORKDIR"], *function["PYTHONPATH"].split(":")):
+        assert folder.startswith("/opt/"), "which is root's"
+    (tmp_path / "json.py").write_text("raise SystemExit('code of somebody else')")
+    command = [sys.executable, "-m", "json.tool", "--help"]
+    variables = {name: value for name, value in settings("Containerfile").items() if name.startswith("PYTHON")}
+    assert subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("path", ["tests", "docs", "var", ".git", ".venv", "demo", "infra", "bench", "core/__pycache__", "cli/main.pyc"])  # fmt: skip
