@@ -13,6 +13,7 @@ from client.model import ScanState
 from core.errors import ConfigError
 from scanner.fleet import admission, engine, kept
 from scanner.fleet.admission import Serving
+from scanner.fleet.binding import bind
 from scanner.fleet.clouds import AccountClouds, Clouds
 from scanner.fleet.database import Database
 from scanner.fleet.ledger import FleetLedger
@@ -65,10 +66,13 @@ _HOLDER: Final = _Holder()
 current: Final = _HOLDER.get
 
 
-def objects_of(settings: Settings, installation: str) -> Objects:
-    """A folder is the fleet's own; what has a URL may be another's, too. Raises `ConfigError`."""
+def objects_of(settings: Settings, database: Database, installation: str) -> Objects:
+    """A folder is the fleet's own, and bound to its database; what has a URL may be another's, too. Raises `ConfigError`, `Unavailable`."""
     keys = Keys.kept_in(settings.data / "manifest.keys")
-    where = settings.objects or settings.data / "objects"
+    where: Path | str = settings.objects
+    if settings.folder is not None:
+        where = settings.folder
+        bind(database, where)
     owner = installation if settings.objects else ""
     return Objects(where, keys, scratch=settings.data / "work", owner=owner)
 
@@ -130,7 +134,7 @@ def begin(database: Database, fence: Fence) -> Claims:
         fence,
         clouds_of(settings, database, installation),
         FleetLedger(database, fence, installation),
-        objects_of(settings, installation),
+        lasting(lambda: objects_of(settings, database, installation)),
         settings.data,
         max(1, cpus // settings.slots),
         settings.sites,

@@ -15,6 +15,7 @@ from scanner.fleet.database import Database
 from scanner.fleet.tables import setting
 
 INSTALLATION: Final = "installation"
+FOLDER: Final = "folder"  # id that folders of manifests bear, see `binding.py`
 CLOCK_OFFSET_MS: Final = "clock_offset_ms"  # the console's clock less ours
 CURSOR: Final = "order_cursor"  # number of the last order that was written down
 ACCOUNTS: Final = "accounts"  # JSON list of `client.model.AccountIn`, as the console told them last

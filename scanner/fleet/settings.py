@@ -94,6 +94,11 @@ class Settings(BaseModel):
             found[PREFIX + key.upper()] = ",".join(map(str, words)) if isinstance(words, tuple) else str(words)
         return found
 
+    @property
+    def folder(self) -> Path | None:
+        """Of the manifests, if they are kept in one."""
+        return None if self.objects else self.data / "objects"
+
     def serves(self, cloud: str, region: str = "") -> bool:
         """Whether scans and listings there are this fleet's; without `region`, whether any could be."""
         return cloud in self.clouds and (not region or not self.regions or cloud == "file" or region in self.regions)

@@ -20,6 +20,7 @@ from typing import Final
 
 from core.errors import ConfigError, Unavailable
 from scanner.fleet import kept
+from scanner.fleet.binding import bind
 from scanner.fleet.database import Database
 from scanner.fleet.duty import DUTIES
 from scanner.fleet.migrations import upgrade
@@ -50,7 +51,7 @@ def run(settings: Settings, *, environment: Mapping[str, str] | None = None) -> 
     start at all. Call it in the main thread of a process that has no other.
     """
     database = Database(settings.database.get_secret_value())
-    _prepare(database, settings.installation)
+    _prepare(database, settings)
     database.close()
     supervisor = Supervisor(
         settings, {**(os.environ if environment is None else environment), **settings.environment()}
@@ -65,11 +66,13 @@ def run(settings: Settings, *, environment: Mapping[str, str] | None = None) -> 
     return 0
 
 
-def _prepare(database: Database, installation: str) -> None:
+def _prepare(database: Database, settings: Settings) -> None:
     """A database that is away now is waited for by the children."""
     try:
         upgrade(database)
-        kept.installation(database, installation)
+        kept.installation(database, settings.installation)
+        if settings.folder is not None:
+            bind(database, settings.folder)
     except Unavailable as error:
         _say(str(error))
 

@@ -47,5 +47,5 @@ def sweep_once(settings: Settings, database: Database, fence: Fence, said: Said)
         said.problem("clouds", "; ".join(problems[:5]))
     else:
         said.over("clouds")
-    for name in sweep_objects(database, fence, objects_of(settings, installation)):
+    for name in sweep_objects(database, fence, objects_of(settings, database, installation)):
         said.note(f"manifest {name}: deleted, no base needs it any more")

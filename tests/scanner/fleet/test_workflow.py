@@ -85,7 +85,7 @@ def test_a_base_that_cannot_be_used_is_refused(fleet: Fleet, what: str) -> None:
     fleet.order("web-a", settings=keeping)
     fleet.worker()
     first = fleet.ended("web-a")["web-a"]
-    (manifest,) = (fleet.data / "objects").iterdir()
+    (manifest,) = (fleet.data / "objects").glob("*.manifest")
     if what == "damaged":
         raw = bytearray(manifest.read_bytes())
         raw[len(raw) // 2] ^= 1
