@@ -23,6 +23,8 @@ from scanner.fleet.tables import base, draft, outbox, scan, slot
 from scanner.fleet.turn import Candidate, Limits, Load, choose
 
 MOST_FAILURES: Final = 5
+MOST_WAITING: Final = 200_000  # orders; a console that was broken into gives them without an end
+MOST_UNSENT: Final = 200_000  # results, when an order is refused for that
 MOST_DETAIL: Final = 1000
 ABANDONED_SECONDS: Final = 3600.0
 OVERDUE_SECONDS: Final = 3600.0  # who has been due for so long has a part of the turns, whatever its priority: …
@@ -78,6 +80,31 @@ def scan_of(token: str) -> tuple[str, int]:
 
 
 # orders in
+
+
+@dataclass(slots=True)
+class Room:
+    """How many orders may still be written down: to `wait`, or to be `refused`."""
+
+    wait: int
+    refused: int
+
+    @classmethod
+    def of(cls, connection: Connection) -> Room:
+        waiting = connection.execute(
+            select(func.count()).where(scan.c.state.in_([ScanState.WAITING, ScanState.PAUSED]))
+        ).scalar_one()
+        unsent = connection.execute(select(func.count()).where(outbox.c.sent_ms.is_(None))).scalar_one()
+        return cls(max(0, MOST_WAITING - waiting), max(0, MOST_UNSENT - unsent))
+
+
+def refuse(database: Database, connection: Connection, order: ScanOrder) -> bool:
+    """It has failed, since too many wait; False if it is known already, whatever became of it."""
+    new = write_down(database, connection, order.model_copy(update={"settings": {}}))
+    if new:
+        words = f"{MOST_WAITING:,} scans wait in this fleet already; no more are taken until some have ended"
+        end(database, connection, order.scan, ScanState.FAILED, words)
+    return new
 
 
 def write_down(database: Database, connection: Connection, order: ScanOrder) -> bool:

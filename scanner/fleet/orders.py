@@ -63,17 +63,47 @@ def take(database: Database, fence: Fence, pull: Pull, offset_ms: int) -> tuple[
         kept.write(connection, kept.ACCOUNTS, told)
         last = cursor(connection)
         new = sorted((order for order in pull.orders if order.number > last), key=lambda order: order.number)
-        problems = [words for order in new if (words := _apply(database, connection, order))]
+        scans = _Scans(database, connection)
+        problems = [words for order in new if (words := _apply(database, connection, order, scans))]
+        problems += scans.problems()
         if new:
             kept.write(connection, kept.CURSOR, str(new[-1].number))
     return len(new), problems
 
 
-def _apply(database: Database, connection: Connection, order: Order) -> str:
+class _Scans:
+    """Scans that are ordered in one transaction: written down while there is room."""
+
+    def __init__(self, database: Database, connection: Connection) -> None:
+        self._database = database
+        self._connection = connection
+        self._room: admission.Room | None = None
+        self._refused = 0
+        self._left = 0
+
+    def take(self, wanted: ScanOrder) -> None:
+        room = self._room = self._room or admission.Room.of(self._connection)
+        if room.wait > 0:
+            room.wait -= admission.write_down(self._database, self._connection, wanted)
+        elif room.refused > 0:
+            refused = admission.refuse(self._database, self._connection, wanted)
+            room.refused -= refused
+            self._refused += refused
+        else:
+            self._left += 1
+
+    def problems(self) -> list[str]:
+        waiting = f"as {admission.MOST_WAITING:,} wait already"
+        found = [f"orders of scans refused: {self._refused}, {waiting}"] if self._refused else []
+        unsent = f"and the console does not take the {admission.MOST_UNSENT:,} results before them"
+        return found + ([f"orders of scans left aside: {self._left}, {waiting} {unsent}"] if self._left else [])
+
+
+def _apply(database: Database, connection: Connection, order: Order, scans: _Scans) -> str:
     """Empty, or what is wrong with it."""
     match order.kind, order.order, order.scan:
         case "scan", ScanOrder() as wanted, _ if _fits(wanted):
-            admission.write_down(database, connection, wanted)
+            scans.take(wanted)
         case "reconcile", _, _:
             kept.write(connection, RECONCILE, str(order.number))
         case "stop", _, str(scan):

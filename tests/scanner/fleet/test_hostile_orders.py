@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from client.model import AccountIn, Order, Pull, ScanState, Why
 from cloud.aws.accounts import Sessions
@@ -25,7 +25,7 @@ from scanner.fleet import admission, bases, inventory, orders
 from scanner.fleet.context import Context
 from scanner.fleet.look import blocks_per_second, options_of
 from scanner.fleet.settings import PREFIX, Settings
-from scanner.fleet.tables import scan
+from scanner.fleet.tables import outbox, scan
 from tests.scanner.fleet.test_admission import HERE, Site, an_order
 from tests.scanner.fleet.test_bases import keep
 
@@ -148,6 +148,31 @@ def test_orders_that_say_nothing_or_too_much(site: Site) -> None:
     with site.database.read() as connection:
         assert connection.execute(select(func.count()).select_from(scan)).scalar_one() == 1
         assert orders.cursor(connection) == 10**30
+
+
+def test_orders_without_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that find no room are told to the console as failed, once; if it does not take that either, they are left aside."""
+    monkeypatch.setattr(admission, "MOST_WAITING", 3)
+    monkeypatch.setattr(admission, "MOST_UNSENT", 2)
+    given = [Order(number=n, kind="scan", order=an_order(f"s-{n}", settings={"x": "y"})) for n in range(1, 8)]
+    told = take(site, *given[:2], *given[:1], *given[2:])
+    assert told == [
+        "orders of scans refused: 2, as 3 wait already",
+        "orders of scans left aside: 2, as 3 wait already and the console does not take the 2 results before them",
+    ]
+    states = {f"s-{n}": site.row(f"s-{n}").state for n in range(1, 6)}
+    assert states == dict.fromkeys(("s-1", "s-2", "s-3"), "waiting") | dict.fromkeys(("s-4", "s-5"), "failed")
+    assert site.result("s-4").state == ScanState.FAILED
+    assert "3 scans wait" in site.result("s-4").detail
+    again = [one.model_copy(update={"number": one.number + 10}) for one in given[:5]]
+    assert not any("refused" in words for words in take(site, *again)), "once"
+    site.do(admission.pause, "s-1")
+    site.do(admission.stop, "s-2")
+    with site.database.write() as connection:
+        connection.execute(update(outbox).values(sent_ms=1))
+    more = [Order(number=n, kind="scan", order=an_order(f"s-{n}")) for n in (20, 21)]
+    assert take(site, *more) == ["orders of scans refused: 1, as 3 wait already"], "paused ones are counted"
+    assert (site.row("s-20").state, site.row("s-21").state) == ("waiting", "failed")
 
 
 @pytest.mark.parametrize("cloud", ["azure", "file", ""])
