@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Final
@@ -30,7 +31,7 @@ from cli.tables import (
     print_pairs,
 )
 from cli.times import moment
-from core.errors import ConfigError, Throttled, Unavailable
+from core.errors import ConfigError, Error, Throttled, Unavailable
 from core.text import printable
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 app = Typer(no_args_is_help=True, help="When scans are due, and holding them back.", rich_markup_mode=None)
 _LOOK_SECONDS: Final = 1.0
+_FLEET_SECONDS: Final = 5.0  # from when on a scan that stays ordered makes us ask for its fleet
+_SILENT_SECONDS: Final = 20.0  # a fleet says every few seconds that it is there
 _SHOWN: Final = 8  # characters of a digest
 ScanArgument = Annotated[str, Argument(metavar="SCAN", help="Its id, or the beginning of it.", show_default=False)]
 Wait = Annotated[bool, Option("--wait", help="Wait until they have ended; Ctrl-C ends only the waiting.")]
@@ -132,6 +135,7 @@ def _waited(api: Api, ordered: Sequence[ScanOut]) -> list[ScanOut]:
 
     known = {one.id: one for one in ordered}
     said: dict[str, str] = {}
+    fleets = _Fleets(api)
     while waiting := [one for one in known.values() if one.state not in ENDED]:
         pause = _LOOK_SECONDS
         for one in waiting:
@@ -148,8 +152,40 @@ def _waited(api: Api, ordered: Sequence[ScanOut]) -> list[ScanOut]:
             if said.get(one.id) != words:
                 said[one.id] = words
                 _tell(f"{now.machine}: {words}")
+        fleets.look(known.values())
         time.sleep(pause)
     return list(known.values())
+
+
+class _Fleets:
+    """Says once of a fleet that it does not fetch what it is ordered. Reckons by the console's clock alone."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._began = time.monotonic()
+        self._looks_at = _FLEET_SECONDS
+        self._told: set[str] = set()
+
+    def look(self, scans: Iterable[ScanOut]) -> None:
+        passed = time.monotonic() - self._began
+        ordered = [one for one in scans if one.state.value == StateFilter.ORDERED.value and one.fleet not in self._told]
+        if not ordered or passed < self._looks_at:
+            return
+        self._looks_at = passed + _FLEET_SECONDS
+        try:
+            seen = {one.name: one.seen or one.registered for one in self._api.fleets()}
+        except Error:
+            return  # of a console that is away, asking for the scans tells
+        now = max([one.ordered + timedelta(seconds=passed) for one in ordered] + list(seen.values()))
+        for name in sorted({one.fleet for one in ordered}):
+            if name not in seen:
+                words = "was never heard of; `kumomori up` or `kumomori worker` starts it."
+            elif now - seen[name] > timedelta(seconds=_SILENT_SECONDS):
+                words = f"was last heard of at {at(seen[name])}; is it running?"
+            else:
+                continue
+            self._told.add(name)
+            _tell(f"the fleet {name} {words} Its scans stay ordered until it fetches them")
 
 
 def _verdict(ended: Sequence[ScanOut]) -> int:
