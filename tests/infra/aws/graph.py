@@ -119,6 +119,9 @@ def recorded(account: str = ACCOUNT, config: Mapping[str, str] | None = None) ->
             threads.shutdown()
             asyncio.set_event_loop(None)
             loop.close()
+            graph.made.sort(
+                key=lambda one: (one.type, one.name)
+            )  # resources that do not wait for each other come as they like
 
 
 def run(program: Callable[[], object], *, account: str = ACCOUNT) -> Graph:
