@@ -18,7 +18,8 @@ from pulumi.dynamic import CheckResult, CreateResult, DiffResult, ReadResult, Re
 
 from client.api import Console, Refused
 from client.model import MOST_DOCUMENTS, PolicySet, PolicyVersion
-from core.errors import ConfigError, Conflict, Gone, LimitExceeded, Throttled
+from core.errors import CloudError, ConfigError, Conflict, Gone, LimitExceeded, Throttled
+from core.text import printable
 from infra.console.provider import (
     ConsoleProvider,
     document_name,
@@ -130,12 +131,14 @@ def _said(props: Json) -> str:
 
 
 def holding(console: Console) -> tuple[PolicyVersion | None, Documents]:
-    """What holds now; None if nothing was ever applied."""
+    """What holds now; None if nothing was ever applied. Raises `CloudError` for an answer that leaves the documents out."""
     try:
         found = console.policies()
     except Gone:
         return None, {}
-    return found, dict(found.documents or {})
+    if found.documents is None:  # whoever takes that for none applies one document in place of all that hold
+        raise CloudError(f"{console.url}: does not say which policies hold")
+    return found, dict(found.documents)
 
 
 def changed(console: Console, change: Callable[[Documents], None], message: str) -> None:
@@ -207,7 +210,8 @@ class DocumentResource(Resource, module="kumomori", name="Document"):
         refuse_open_token()
         kept_as = document_name(resource_name)
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()}"
-        mark = f"# Pulumi {owner}: {type(self).__name__} {resource_name}; what is changed here by hand is changed back"
+        whose = f"{type(self).__name__} {resource_name}{_part_of(opts)}"
+        mark = f"# Pulumi {owner}: {whose}; what is changed here by hand is changed back"
         props = {
             "document": kept_as,
             "name": name,
@@ -217,6 +221,13 @@ class DocumentResource(Resource, module="kumomori", name="Document"):
             "as_is": as_is,
         }
         super().__init__(DocumentProvider(), resource_name, props, opts)
+
+
+def _part_of(opts: pulumi.ResourceOptions | None) -> str:
+    """Of which kind of component: two kinds may each have a resource of one name, which are two to Pulumi, but one document."""
+    if opts is None or opts.parent is None:
+        return ""
+    return f", part of {printable(opts.parent.pulumi_resource_type)[:100]}"
 
 
 def above(parent: pulumi.Input[str] | DocumentResource | None) -> pulumi.Input[str]:

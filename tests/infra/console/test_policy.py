@@ -10,7 +10,7 @@ import pytest
 from client.api import Console
 from client.model import PolicySet, Scope
 from console.serve import Running
-from core.errors import ConfigError, Conflict
+from core.errors import CloudError, ConfigError, Conflict
 from infra.console import Exclusion, Policy, Schedule
 from infra.console import policy as documents
 from infra.console.provider import document_name
@@ -259,6 +259,37 @@ def test_two_programs_with_one_policy(stack: Stack, api: Console) -> None:
     other.up(lambda: web(name="till")).ok()
     other.destroy().ok()
     assert held(api) == before, "destroying the one leaves the other"
+
+
+def test_two_components_with_one_policy(stack: Stack, api: Console) -> None:
+    """To Pulumi they are two, so each would change back what the other wrote, and the first that goes would take both away."""
+
+    def program(*teams: str) -> None:
+        for team in teams:
+            component = pulumi.ComponentResource(f"acme:index:{team}", "team")
+            Policy("web", settings=SETTINGS, opts=pulumi.ResourceOptions(parent=component))
+
+    engine = stack()
+    engine.up(lambda: program("Red")).ok()
+    assert held(api)[WEB].endswith(
+        "\n# Pulumi acme/dev: Policy web, part of acme:index:Red; what is changed here by hand is changed back\n"
+    )
+    before = held(api)
+    refused = engine.up(lambda: program("Red", "Blue")).refused()
+    assert "web.yaml: such a document is there already, and is of another resource" in refused
+    assert held(api) == before
+    engine.destroy().ok()
+    assert held(api) == {}
+
+
+def test_an_answer_without_documents_is_not_taken_for_none(api: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(api, "a.yaml", by_hand())
+    whole = api.policies()
+    with monkeypatch.context() as patched:
+        patched.setattr(Console, "policies", lambda _: whole.model_copy(update={"documents": None}))
+        with pytest.raises(CloudError, match="does not say which policies hold"):
+            put(api, WEB, by_hand("web"))
+    assert list(held(api)) == ["a.yaml"]
 
 
 def test_a_document_of_that_name_that_is_of_another(stack: Stack, api: Console) -> None:
