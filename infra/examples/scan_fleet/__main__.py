@@ -6,7 +6,7 @@ pulumi config set image 222222222222.dkr.ecr.eu-central-1.amazonaws.com/kumomori
 pulumi config set vpc vpc-0a1b2c3d
 pulumi config set --path 'subnets[0]' subnet-0a1b2c3d
 pulumi config set --path 'subnets[1]' subnet-0a1b2c3e
-pulumi config set --path 'accounts[0]' "'111122223333'"
+pulumi config set --path 'accounts[0]' 111122223333
 """
 
 import pulumi

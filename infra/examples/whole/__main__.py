@@ -8,7 +8,7 @@ pulumi config set account 111122223333
 pulumi config set management 444455556666
 pulumi config set root r-ab12
 pulumi config set externalId acme-4711
-pulumi config set --path 'members[0]' "'333333333333'"
+pulumi config set --path 'members[0]' 333333333333
 """
 
 import pulumi
