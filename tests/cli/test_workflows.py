@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,8 +78,9 @@ class Runner:
         self.calls = folder / "calls.jsonl"
         (self.checkout / "policies").mkdir(parents=True)
         (self.checkout / "policies/company.yaml").write_text(document())
-        tools = folder / "tools"
+        tools, self.temp, self.exported = folder / "tools", folder / "temp", folder / "exported"
         tools.mkdir()
+        self.temp.mkdir()
         for name in ("gh", "curl", "pip", "pipx"):
             (tools / name).write_text(f"#!/bin/sh\nprintf '%s\\n' \"{name} $*\" >> {self.calls}\n")
             (tools / name).chmod(0o755)
@@ -88,6 +90,8 @@ class Runner:
             "KUMOMORI_CONSOLE": running.address,
             "KUMOMORI_TOKEN_FILE": str(folder / "kumomori.token"),
             "KUMOMORI_PACKAGE": "kumomori",
+            "RUNNER_TEMP": str(folder / "temp"),
+            "GITHUB_ENV": str(folder / "exported"),
             "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
             "GITHUB_REPOSITORY": "acme/infra",
             "GITHUB_SHA": "0" * 40,
@@ -98,11 +102,13 @@ class Runner:
         }
 
     def __call__(self, steps: Steps, token: str) -> int:
+        self.exported.write_text("")
         for script in steps.values():
+            exported = dict(line.split("=", 1) for line in self.exported.read_text().splitlines())
             done = subprocess.run(
                 ["bash", "-e", "-c", script],
                 cwd=self.checkout,
-                env={**self.environment, "TOKEN": token},
+                env={**self.environment, **exported, "TOKEN": token},
                 capture_output=True,
             )
             if done.returncode:
@@ -128,9 +134,11 @@ def test_from_the_pull_request_to_the_console(service: str, running: Running, tm
         of_gitlab("policies-check"), of_gitlab("policies-apply"),
     )  # fmt: skip
     token = Path(run.environment["KUMOMORI_TOKEN_FILE"])
-    token.write_text(reader)
+    if service == "github":
+        del run.environment["KUMOMORI_TOKEN_FILE"]
+    token.write_text(reader if service == "gitlab" else "")
     assert run(check, reader) == 0
-    comment = (tmp_path / "comment.md" if service == "github" else run.checkout / "comment.md").read_text()
+    comment = (run.temp / "comment.md" if service == "github" else run.checkout / "comment.md").read_text()
     assert comment.startswith(MARK)
     assert "1 document differs" in comment
     said = run.calls.read_text()
@@ -141,11 +149,19 @@ def test_from_the_pull_request_to_the_console(service: str, running: Running, tm
     (run.checkout / "policies/company.yaml").write_text(document(settings="scan: {deep: full}"))
     assert run(check, reader) == 1, "refused: the check is red"
     (run.checkout / "policies/company.yaml").write_text(document())
-    token.write_text(writer)
+    token.write_text(writer if service == "gitlab" else "")
     assert run(apply, writer) == 0
     with Console(running.address, writer) as api:
         assert api.policies().documents == {"company.yaml": document()}
         assert (api.policies().who, api.policies().message) == ("apply", f"acme/infra@{'0' * 40}")
+    if service == "github":
+        assert (run.temp / "kumomori.token").stat().st_mode & 0o077 == 0
+        shutil.rmtree(run.temp)  # as the runner does after a job
+        left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".sqlite"]
+        assert not [path for path in left if writer.encode() in path.read_bytes()], (
+            "of the next job, which may be another's"
+        )
+        run.temp.mkdir()
     run.environment["KUMOMORI_CONSOLE"] = "http://127.0.0.1:9"
     calls = run.calls.read_text().count("gh pr comment") + run.calls.read_text().count("curl")
     assert run(check, reader) == 1, "a console that is away is no green check, and no comment either"
