@@ -31,8 +31,8 @@ _SOURCE: Final = "aws.ec2"
 _STATE_CHANGE: Final = "EC2 Instance State-change Notification"
 _API_CALL: Final = "AWS API Call via CloudTrail"
 _INSTANCE: Final = re.compile(r"i-[0-9a-f]{8,17}")
-_ACCOUNT: Final = re.compile(r"\d{12}")
-_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d{1,2}")
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
+_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]{1,2}")
 _EVENT: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _STATES: Final = {
     "pending": InstanceState.PENDING,

@@ -45,8 +45,8 @@ _MOST_ERRORS: Final = 10  # in a line of the log
 _MOST_SECONDS: Final = 366 * 86_400
 _LOOK_BACK_SECONDS: Final = 3_600
 _GRACE_SECONDS: Final = 86_400
-_ACCOUNT: Final = re.compile(r"\d{12}")
-_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d{1,2}")
+_ACCOUNT: Final = re.compile(r"[0-9]{12}")
+_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]{1,2}")
 _URL: Final = re.compile(r"https?://[^\s@?#]{1,500}")
 
 

@@ -61,6 +61,6 @@ def to_time(text: str) -> datetime | None:
     """What `EXPIRES` says, in UTC; None if somebody wrote something else there."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # the latter: in UTC it is before the year 1, or after 9999
         return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

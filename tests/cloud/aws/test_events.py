@@ -77,6 +77,7 @@ MALFORMED = [
     pytest.param(json.dumps(change(account="1")), "account, region, id or detail missing or odd", id="odd-account"),
     pytest.param(json.dumps(change(account=111122223333)), "account, region, id or detail missing or odd", id="account-is-a-number"),
     pytest.param(json.dumps(change(region="../../etc")), "account, region, id or detail missing or odd", id="odd-region"),
+    pytest.param(json.dumps(change(region="eu-central-\u0661")), "account, region, id or detail missing or odd", id="digits-of-another-script"),
     pytest.param(json.dumps(change(id="x" * 999)), "account, region, id or detail missing or odd", id="odd-id"),
     pytest.param(json.dumps(change(detail=None)), "account, region, id or detail missing or odd", id="no-detail"),
     pytest.param(json.dumps(change(time="now")), "time missing or odd", id="odd-time"),

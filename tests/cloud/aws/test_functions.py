@@ -309,6 +309,19 @@ def test_one_that_cannot_be_deleted_does_not_stop_the_others(
     assert "AWS_SECRET" not in json.dumps(said(capsys))
 
 
+@pytest.mark.parametrize(
+    "expires", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon", "2027-13-01", ""]
+)
+def test_a_tag_that_somebody_wrote_does_not_stop_the_others(
+    ec2: Any, queue: str, ours: Callable[..., list[str]], expires: str
+) -> None:
+    odd, free = ours(lifetime=DAY, token="scan-1-1") + ours(token="scan-2-1")
+    ec2.create_tags(Resources=[odd], Tags=[{"Key": "kumomori:expires", "Value": expires}])
+    answer = sweep({}, Lambda())
+    assert (answer["deleted"], answer["complete"]) == ([free], True)
+    assert odd in there(ec2), "as if it were a day's"
+
+
 def test_what_cannot_be_listed_is_an_error(emulator: EmulatedAws, queue: str) -> None:
     emulator.deny("ec2:DescribeSnapshots")
     with pytest.raises(AccessDenied, match="ec2:DescribeSnapshots"):
