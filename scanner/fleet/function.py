@@ -112,7 +112,9 @@ def _database(sessions: Sessions, environment: Mapping[str, str]) -> str:
     url = environment.get(f"{PREFIX}DATABASE", "")
     if url and not environment.get(f"{_OURS}DATABASE_SECRET"):
         return url
-    secret = _secret(sessions, environment, "DATABASE_SECRET")
+    secret = _secret(
+        sessions, environment, "DATABASE_SECRET"
+    ).strip()  # a file that was put there ends with a line's end
     if not url:
         return secret
     if secret.startswith("{"):

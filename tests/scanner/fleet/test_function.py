@@ -264,7 +264,9 @@ def test_the_database_may_stand_in_the_environment(runtime: Fleet, monkeypatch: 
     assert KEYS.split()[1] not in repr(visit)
 
 
-@pytest.mark.parametrize("secret", ["pa:ss/wo@rd", '{"username": "postgres", "password": "pa:ss/wo@rd"}'])
+@pytest.mark.parametrize(
+    "secret", ["pa:ss/wo@rd", "pa:ss/wo@rd\n", '{"username": "postgres", "password": "pa:ss/wo@rd"}']
+)
 def test_the_password_may_stand_apart(runtime: Fleet, monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     """As RDS keeps it, and changes it."""
     monkeypatch.setenv("KUMOMORI_FLEET_DATABASE", runtime.url)
