@@ -64,7 +64,7 @@ class DocumentProvider(ConsoleProvider):
             except Refused as error:
                 problems = error.problems
                 if not problems:
-                    return CheckResult(given, [failure("text", str(error))])
+                    return CheckResult(given, [failure("text", printable(str(error))[:1000])])
         mine = [one for one in problems if one.document == given["document"]]
         said = [place(one.document, one.line, one.column, one.problem) for one in mine[:20]]
         return CheckResult(given, [failure("text", words) for words in said])
