@@ -41,6 +41,14 @@ _TO_DO: Final = {
     sqlite3.SQLITE_READONLY: "let it be written where it lies; a disk with errors is mounted read-only",
     sqlite3.SQLITE_CANTOPEN: "is its folder there, and may this user write in it?",
 }
+# Of the answers to a connection the driver gives only words: of a server that speaks another language, it is away.
+_REFUSED: Final = (
+    ("password authentication failed", "is that its password?"),
+    ("no password supplied", "its URL needs a password"),
+    ("does not exist", "make it, or name another one"),
+    ("pg_hba.conf", "let it in from here, or over TLS (?sslmode=require)"),
+    ("permission denied for database", "GRANT CONNECT to the fleet's user"),
+)
 # A worker that is stopped inside a transaction must not hold its locks for ever, and one that is cut off must notice.
 # A database made without a locale has the encoding SQL_ASCII, of which the driver would give us bytes instead of text.
 _POSTGRES: Final = {
@@ -52,6 +60,10 @@ _POSTGRES: Final = {
     "tcp_user_timeout": 15_000,
     "options": "-c idle_in_transaction_session_timeout=15s -c statement_timeout=30s -c lock_timeout=10s -c timezone=UTC",
 }
+
+
+class Turned(Unavailable):
+    """The server is there and does not let us in: somebody has to do something, but also while it is restored from a copy."""
 
 
 class Database:
@@ -86,6 +98,16 @@ class Database:
         """One transaction for reading. Raises `Unavailable`."""
         with translated(), self.engine.begin() as connection:
             yield connection
+
+    def check(self) -> None:
+        """For the start. Raises `ConfigError` if the server does not let us in; one that is away now is waited for later."""
+        try:
+            with self.read() as connection:
+                connection.execute(text("SELECT 1"))
+        except Turned as error:
+            raise ConfigError(str(error)) from error
+        except Unavailable:
+            pass
 
     def now_ms(self, connection: Connection) -> int:
         """The time that all workers agree on, in milliseconds since 1970."""
@@ -173,6 +195,8 @@ def translated() -> Iterator[None]:
         if not _may_pass(error):
             raise
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+        if (refused := _refused(error)) is not None:
+            raise Turned(f"the database does not let the fleet in ({printable(lines[0][:300])}): {refused}") from error
         advice = f": {_TO_DO[code]}" if (code := _sqlite_code(error)) in _TO_DO else ""
         raise Unavailable(f"the database is away or busy ({printable(lines[0][:200])}){advice}") from error
 
@@ -183,6 +207,13 @@ def _may_pass(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_code(error) in _SQLITE_RETRY
     return isinstance(error.orig, psycopg.OperationalError)  # away, shut down, deadlock, lock or statement timeout
+
+
+def _refused(error: DBAPIError) -> str | None:
+    """What to do, of a connection that the server refused. Faults of statements have a code, and come from a session."""
+    if not isinstance(error.orig, psycopg.OperationalError) or error.orig.sqlstate is not None:
+        return None
+    return next((advice for words, advice in _REFUSED if words in str(error.orig)), None)
 
 
 def _sqlite_code(error: DBAPIError) -> int:

@@ -21,6 +21,7 @@ from typing import Final, NoReturn, Protocol, cast
 from core.errors import ConfigError, Unavailable
 from scanner.fleet.database import Database
 from scanner.fleet.migrations import upgrade
+from scanner.fleet.patience import Outage
 from scanner.fleet.settings import Settings
 from scanner.fleet.slots import Fence, Fenced, Silence, Slot, claim, release
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         settings = Settings.from_environment(os.environ)
         database = Database(settings.database.get_secret_value())
-        _ready(database, ended)
+        _ready(database, name, ended)
         slot = _taken(database, settings, name, ended)
         duty = cast(Duty, importlib.import_module(DUTIES[name]).run)
     except ConfigError as error:
@@ -61,13 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _carry_out(duty, settings, database, slot, ended)
 
 
-def _ready(database: Database, ended: threading.Event) -> None:
+def _ready(database: Database, name: str, ended: threading.Event) -> None:
     """The tables are there. Waits while the database is away."""
+    outage = Outage(lambda words: _say(f"{name}: {words}"))
     while not ended.is_set():
         try:
             upgrade(database)
         except Unavailable as error:
-            _say(str(error))
+            outage.problem(error)
             ended.wait(1)
         else:
             return
@@ -76,13 +78,14 @@ def _ready(database: Database, ended: threading.Event) -> None:
 def _taken(database: Database, settings: Settings, name: str, ended: threading.Event) -> Slot | None:
     """Waits until nobody else has the duty; None if it was told to end first."""
     holder, worker = str(uuid.uuid4()), f"{socket.gethostname()}, process {os.getpid()}"
-    silence = Silence()
+    silence, outage = Silence(), Outage(lambda words: _say(f"{name}: {words}"))
     while not ended.is_set():
         try:
             if slot := claim(database, holder, [name], settings.lease_seconds, worker=worker, silence=silence):
                 return slot
+            outage.over()
         except Unavailable as error:
-            _say(f"{name}: {error}")
+            outage.problem(error)
         ended.wait(min(settings.poll_seconds, settings.lease_seconds / 10))
     return None
 

@@ -132,9 +132,16 @@ def release(database: Database, slot: Slot) -> bool:
 
 
 def wait_for(
-    database: Database, holder: str, name: str, lease_seconds: float, *, worker: str = "", pause_seconds: float = 0.5
+    database: Database,
+    holder: str,
+    name: str,
+    lease_seconds: float,
+    *,
+    worker: str = "",
+    pause_seconds: float = 0.5,
+    away: Callable[[Unavailable], None] = lambda _: None,
 ) -> Slot:
-    """Take the slot `name`, waiting for the lease of a dead holder to end.
+    """Take the slot `name`, waiting for the lease of a dead holder to end; `away` is told each time that the database is.
 
     Raises `ConfigError` as soon as the holder is seen alive: two workers were told the same slot.
     """
@@ -146,7 +153,8 @@ def wait_for(
                 return taken
             with database.read() as connection:
                 row = connection.execute(select(slots_table).where(slots_table.c.name == name)).one()
-        except Unavailable:
+        except Unavailable as error:
+            away(error)
             time.sleep(pause_seconds)
             continue
         now = (str(row.holder), int(row.heartbeat_ms))

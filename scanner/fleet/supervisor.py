@@ -51,6 +51,7 @@ def run(settings: Settings, *, environment: Mapping[str, str] | None = None) -> 
     start at all. Call it in the main thread of a process that has no other.
     """
     database = Database(settings.database.get_secret_value())
+    database.check()
     _prepare(database, settings)
     database.close()
     supervisor = Supervisor(

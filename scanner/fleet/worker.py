@@ -25,6 +25,7 @@ from core.errors import ConfigError, Unavailable
 from core.text import printable
 from scanner.fleet import engine
 from scanner.fleet.database import Database
+from scanner.fleet.patience import Outage
 from scanner.fleet.settings import PREFIX
 from scanner.fleet.slots import Fence, Fenced, Silence, Slot, boot_seconds, claim, release, wait_for
 
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _check(options)
         module = cast(WorkModule, importlib.import_module(options.work))
         database = Database(options.database)
+        database.check()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))  # nothing is begun yet
         slot = _taken(database, options)
@@ -132,8 +134,11 @@ def _taken(database: Database, options: argparse.Namespace) -> Slot | None:
     """Waits for a slot; one that is named is refused if somebody alive has it. None: a visit finds none free."""
     holder, worker = str(uuid.uuid4()), f"{socket.gethostname()}, process {os.getpid()}"
     pause = min(options.poll, options.lease / 10)
+    outage = Outage(_say)
     if options.slot is not None:
-        return wait_for(database, holder, options.slot, options.lease, worker=worker, pause_seconds=pause)
+        return wait_for(
+            database, holder, options.slot, options.lease, worker=worker, pause_seconds=pause, away=outage.problem
+        )
     names = [f"{options.pool}-{number}" for number in range(1, options.slots + 1)]
     waiting = threading.Event()
     silence = Silence()
@@ -143,13 +148,15 @@ def _taken(database: Database, options: argparse.Namespace) -> Slot | None:
                 return slot
             if options.visit:
                 return None
+            outage.over()
         except Unavailable as error:
-            _say(str(error))
+            outage.problem(error)
         waiting.wait(pause)
 
 
 def _run(database: Database, slot: Slot, module: WorkModule, options: argparse.Namespace) -> NoReturn:
     asked, over = threading.Event(), threading.Event()
+    outage = Outage(_say)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (asked if options.visit else over).set())
     fence = Fence(database, slot, lost=_end_fenced)
@@ -169,8 +176,9 @@ def _run(database: Database, slot: Slot, module: WorkModule, options: argparse.N
                 if boot_seconds() >= forget_at:
                     engine.forget(datetime.now(UTC) - timedelta(seconds=options.remember))
                     forget_at = boot_seconds() + _FORGET_SECONDS
+                outage.over()
             except Unavailable as error:
-                _say(str(error))
+                outage.problem(error)
         while True:  # `_end` ends the process
             signal.pause()
 
