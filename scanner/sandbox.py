@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, Any, Final, Protocol
 
 from core.errors import ConfigError, Unsupported
-from core.findings import Finding, Gap, GapReason, InVolume, Location, Machine, Package
+from core.findings import Gap, GapReason, InVolume, Location, Machine, Package
 from core.text import printable
 from scanner.disks import Disk, Identity, RemoteDisk, identity, open_backing
 from scanner.fetch import Answering, Fetching
@@ -48,6 +48,7 @@ from scanner.wire import (
     text_in,
 )
 from scanner.workers import parts
+from scanner.worst import Worst
 
 _MOST_RULE_IDS: Final = 100_000  # what is not named was not looked for, as far as anybody knows
 MAX_FINDINGS: Final = 100_000
@@ -116,10 +117,9 @@ class Outcome:
     """
 
     volumes: dict[int, VolumeState] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: Worst = field(default_factory=lambda: Worst(MAX_FINDINGS, MAX_FINDING_BYTES))
     packages: list[Package] = field(default_factory=list)
     gaps: GapLog = field(default_factory=GapLog)
-    finding_bytes: int = 0
     guards: tuple[Guard, ...] = ()
     sizes: list[int] = field(default_factory=list)
     bytes_read: int = 0
@@ -556,13 +556,9 @@ class _Attempt:
         outcome = self._outcome
         for found in message.get("findings", ()):
             finding = finding_in(found)
-            outcome.finding_bytes += len(dump(found))
-            if len(outcome.findings) < MAX_FINDINGS and outcome.finding_bytes <= MAX_FINDING_BYTES:
-                outcome.findings.append(finding)
-            else:
-                outcome.gaps.add(
-                    Gap(Machine(), GapReason.LIMIT, f"more than {MAX_FINDINGS} findings; the others are not listed")
-                )
+            if not outcome.findings.add(finding, len(dump(found))):
+                detail = f"more than {MAX_FINDINGS} findings; the others, none of them worse, are not listed"
+                outcome.gaps.add(Gap(Machine(), GapReason.LIMIT, detail))
         for found in message.get("packages", ()):
             package = package_in(found)
             if len(outcome.packages) < MAX_PACKAGES:

@@ -14,6 +14,7 @@ import pytest
 from core.errors import ConfigError
 from core.findings import GapReason
 from demo.disk import DELETED, build
+from scanner import sandbox
 from scanner.job import Job, Task
 from scanner.sandbox import (
     MAX_FINDINGS,
@@ -304,6 +305,16 @@ def test_what_never_ends_is_bounded_in_memory_and_time(disk: Path, started: Star
     assert len(outcome.findings) <= MAX_FINDINGS
     assert len(list(outcome.gaps)) < 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # KiB
+
+
+def test_the_worst_are_kept_of_too_many(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = list(scan(disk).findings)
+    monkeypatch.setattr(sandbox, "MAX_FINDINGS", 1)
+    outcome = scan(disk)
+    (kept,) = outcome.findings
+    assert len(everything) > 1
+    assert kept.rule.severity.rank == max(one.rule.severity.rank for one in everything)
+    assert ("machine", "limit") in reasons(outcome)
 
 
 def test_the_time_for_all_is_used_up(disk: Path, started: Started) -> None:
