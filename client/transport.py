@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
-import time
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final, Self
 import httpx
 from pydantic import ValidationError
 
+from client.deadline import Deadline, keep
 from client.model import PolicyProblem, Problem, Scope
 from core.errors import (
     AccessDenied,
@@ -87,6 +87,8 @@ class Transport:
             trust_env=secure,
             follow_redirects=False,
         )
+        self._deadline = Deadline()
+        keep(self._http, self._deadline)
 
     def __repr__(self) -> str:
         return f"Transport({self.url!r})"
@@ -113,7 +115,8 @@ class Transport:
         wait_seconds: float = 0.0,
         also: Iterable[int] = (),
     ) -> bytes:
-        """The body of the answer, of a status 2xx or in `also`. `wait_seconds` is how long the console may think it over.
+        """The body of the answer, of a status 2xx or in `also`. `wait_seconds` is how long the console may think it over. All of it
+        takes ten times as long as one wait for bytes may, however slowly it drips.
 
         Raises `Unavailable` if there is no whole answer: whatever was asked may have been done. Else what `_refusal` says.
         """
@@ -121,18 +124,20 @@ class Transport:
         if body is not None:
             sent["Content-Type"] = "application/json"
         seconds = self._timeout_seconds + wait_seconds
-        ends = time.monotonic() + 10 * seconds  # of the whole answer, however slowly it drips
         try:
-            with self._http.stream(
-                verb,
-                self.url + path,
-                params=dict(params or {}),
-                content=None if body is None else body.encode(),
-                headers=sent,
-                timeout=httpx.Timeout(self._timeout_seconds, read=seconds),
-            ) as answer:
+            with (
+                self._deadline.within(10 * seconds),
+                self._http.stream(
+                    verb,
+                    self.url + path,
+                    params=dict(params or {}),
+                    content=None if body is None else body.encode(),
+                    headers=sent,
+                    timeout=httpx.Timeout(self._timeout_seconds, read=seconds),
+                ) as answer,
+            ):
                 good = answer.is_success or answer.status_code in set(also)
-                found = self._read(answer, most_bytes if good else _MOST_PROBLEM_BYTES, ends)
+                found = self._read(answer, most_bytes if good else _MOST_PROBLEM_BYTES)
         except httpx.HTTPError as error:
             raise Unavailable(f"{self.url}: {_why(error)}") from None  # the library's error holds the request's headers
         if good:
@@ -141,7 +146,7 @@ class Transport:
         cause = Answered(answer.status_code, by_console=problem is not None)
         raise self._refusal(answer, problem, scope) from cause
 
-    def _read(self, answer: httpx.Response, most_bytes: int, ends: float) -> bytes:
+    def _read(self, answer: httpx.Response, most_bytes: int) -> bytes:
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in {"gzip", "identity"}:
             raise CloudError(f"{self.url}: answered in an encoding that was not asked for")
@@ -157,8 +162,6 @@ class Transport:
                     raise Unavailable(f"{self.url}: the answer is damaged") from None
             if len(found) > most_bytes or (inflate is not None and inflate.unconsumed_tail):
                 raise LimitExceeded(f"{self.url}: the answer is over {most_bytes:,} bytes")
-            if time.monotonic() > ends:
-                raise Unavailable(f"{self.url}: the answer takes too long")
         if inflate is not None and found and not inflate.eof:
             raise Unavailable(f"{self.url}: the answer is cut short")
         return bytes(found)
