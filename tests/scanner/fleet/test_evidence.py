@@ -46,9 +46,10 @@ def test_when_it_is_kept(worst: str, settings: dict[str, Any], fields: dict[str,
 def test_it_outlives_scan_and_base_and_then_goes(yard: Yard) -> None:
     token = yard.begin("a", machine="i-1")
     made = yard.make("snap-1", token)
-    yard.do(evidence.keep, an_order("a", settings={"evidence.keep_seconds": 3600}), token)
+    kept = {"evidence.keep_snapshot": True}
+    yard.do(evidence.keep, an_order("a", settings=kept | {"evidence.keep_seconds": 3600}), token)
     first = until(yard)
-    yard.do(evidence.keep, an_order("a", settings={"evidence.keep_seconds": 7200}), token)
+    yard.do(evidence.keep, an_order("a", settings=kept | {"evidence.keep_seconds": 7200}), token)
     assert until(yard) == first, "the step may run twice"
     yard.keep(token, made)
     yard.end("a")
