@@ -79,8 +79,10 @@ class Buildah:
     @contextmanager
     def mounted(self, container: str) -> Iterator[Path]:
         """Its root filesystem."""
-        yield Path(self("mount", container))
-        self("umount", container)
+        try:
+            yield Path(self("mount", container))
+        finally:
+            self("umount", container)
 
 
 def build(
