@@ -6,13 +6,14 @@ ends in one transaction with its result for the console, or is put back to wait 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, delete, func, insert, or_, select, text, update
 
 from client.model import ENDED, ResultIn, ScanKind, ScanOrder, ScanState, Why
 from core.text import printable
@@ -210,14 +211,23 @@ def claim(database: Database, fence: Fence, serving: Serving) -> str | None:
         if turn % _OLDEST_EVERY == 0:
             late = waiting.where(scan.c.not_before_ms <= now - int(OVERDUE_SECONDS * 1000))
             chosen = _first(connection, late.order_by(scan.c.not_before_ms, scan.c.id), load, serving.limits)
-        chosen = chosen or _first(
-            connection, waiting.order_by(scan.c.priority, scan.c.not_before_ms, scan.c.id), load, serving.limits
-        )
+        if chosen is None:
+            after, accounts = _next_account(connection), (scan.c.cloud, scan.c.account)
+            order = (scan.c.priority, after, *accounts, scan.c.not_before_ms, scan.c.id)
+            chosen = _first(connection, waiting.order_by(*order), load, serving.limits)
         if chosen is None:
             return None
+        kept.write(connection, kept.LAST, json.dumps([chosen.cloud, chosen.account]))
         kept.write(connection, kept.TURN, str((turn + 1) % _OLDEST_EVERY))
         # asked for anew: it begins after all that were seen to have ended
         return _start(connection, chosen.id, mine, kept.now_ms(database, connection))
+
+
+def _next_account(connection: Connection) -> ColumnElement[int]:
+    """Accounts take turns, in the order of their names: what is after the last one comes first. So many scans of one hold up no other."""
+    cloud, account = json.loads(kept.read(connection, kept.LAST, '["", ""]'))
+    later = or_(scan.c.cloud > cloud, and_(scan.c.cloud == cloud, scan.c.account > account))
+    return case((later, 0), else_=1)
 
 
 def _first(connection: Connection, waiting: Select[Any], load: Load, limits: Limits) -> Candidate | None:

@@ -21,6 +21,7 @@ CURSOR: Final = "order_cursor"  # number of the last order that was written down
 ACCOUNTS: Final = "accounts"  # JSON list of `client.model.AccountIn`, as the console told them last
 _MOST_MS: Final = 250_000_000_000_000  # in the year 9892
 TURN: Final = "turn"  # of the scans that are begun, see `admission.claim`
+LAST: Final = "last_account"  # of which a scan was begun: JSON list of cloud and account
 
 
 def read(connection: Connection, name: str, default: str = "") -> str:

@@ -100,6 +100,24 @@ def test_in_their_order(site: Site) -> None:
     assert site.claim() == "tomorrow-1"
 
 
+def test_a_flood_of_one_account_starves_no_other(site: Site) -> None:
+    """Accounts take turns, also where one scan runs at a time; but priority comes first."""
+    places = [HERE, Place("aws", "222222222222", "eu-central-1"), Place("azure", "111122223333", "x")]
+    site.order(*(an_order(f"flood-{number}", due_seconds=-100 - number) for number in range(30)))
+    site.order(*(an_order(f"b-{number}", place=places[1], due_seconds=-9 + number) for number in range(3)))
+    site.order(*(an_order(f"c-{number}", place=places[2], due_seconds=-9 + number) for number in range(2)))
+    site.order(an_order("asked", why=Why.MANUAL))
+    begun = []
+    for _ in range(10):
+        token = site.claim(capacity=1)
+        assert token
+        begun.append(admission.scan_of(token)[0])
+        site.do(admission.end, begun[-1], ScanState.DONE)
+    assert begun == [
+        "asked", "b-0", "c-0", "flood-29", "b-1", "c-1", "flood-28", "b-2", "flood-27", "flood-26",
+    ]  # fmt: skip
+
+
 def test_an_order_is_written_down_once(site: Site) -> None:
     site.order(an_order("one"))
     assert site.do(admission.write_down, an_order("one", machine="another")) is False
@@ -115,7 +133,7 @@ def test_an_order_is_written_down_once(site: Site) -> None:
         ({"clouds": ("file",)}, {"c-1"}),
         ({"regions": ("us-east-1",)}, {"b-1", "c-1"}),
         ({"clouds": ("aws",), "regions": ("eu-central-1",)}, {"a-1"}),
-        ({"limits": Limits(total=2)}, {"a-1", "b-1"}),
+        ({"limits": Limits(total=2)}, {"a-1", "c-1"}),  # accounts take turns
         ({"capacity": 1}, {"a-1"}),
         ({}, {"a-1", "b-1", "c-1"}),
     ],
