@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Exit, Option, Typer
 
+from cli import tasks
 from cli.aws import DATA, Access, Data, Endpoint, ExternalId, RoleName
+from cli.connection import AllowHttp, Ca, TokenFile, Url, checked, opened
 from cli.installation import FleetData, installation
 from cli.pipes import reader_may_leave
 from cli.scan import warn
@@ -39,6 +41,7 @@ app = Typer(
     help="Accounts that are protected; permissions, and what scans left behind.",
     rich_markup_mode=None,
 )
+_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]*://[^/]+")
 _MARK = {True: "yes", False: "NO", None: "not tried"}
 
 
@@ -142,17 +145,39 @@ def _disk_words(size: int, obstacle: str, key: str) -> str:
 
 @app.command("check", short_help="Try each permission that a scan needs.")
 def check_access(
-    location: Annotated[str, Argument(metavar="aws://ACCOUNT/REGION", help="Where.", show_default=False)],
+    location: Annotated[
+        str,
+        Argument(
+            metavar="WHERE",
+            help="CLOUD://ACCOUNT, as `cloud list` names it: its fleet tries. aws://ACCOUNT/REGION: this machine does.",
+            show_default=False,
+        ),
+    ],
     role: RoleName = "",
     external_id: ExternalId = "",
     endpoint_url: Endpoint = "",
     data: Data = DATA,
     fleet_data: FleetData = None,
+    timeout: tasks.Seconds = 300,
+    console: Url = "",
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    allow_http: AllowHttp = False,
 ) -> None:
     """Can it do all that a scan needs? Tries each permission without changing anything; says which statement is missing.
 
-    Exits 0: yes; 1: something is missing; 3: nothing is missing, but not all could be tried; 2: it could not start.
+    Of an account, its fleet is asked through the console (a token of scopes scan and read): in all regions that it enters, with its own
+    credentials and the role that `cloud add` named. With a region, it is tried from here, with this shell's credentials and --role.
+    Exits 0: yes; 1: something is missing; 3: nothing is missing, but not all could be tried, or the fleet did not answer; 2: it could
+    not start.
     """
+    if _ACCOUNT.fullmatch(location):
+        if role or external_id or fleet_data:
+            raise ConfigError(
+                "--role, --external-id and --fleet-data are for a check from here, which needs a region: aws://ACCOUNT/REGION"
+            )
+        with opened(console, token_file, ca=ca, allow_http=allow_http) as api, checked():
+            raise Exit(tasks.check(api, location, timeout))
     from cli import entering
     from cloud.aws.check import check
 

@@ -26,6 +26,7 @@ from cli import (
     scans,
     serve,
     snapshots,
+    tasks,
     tokens,
     up,
     worker,
@@ -66,7 +67,7 @@ app.command("packages", short_help="Which machines have a package installed.")(p
 app.command("scans", short_help="Scans of the fleet, newest first.")(scans.scans)
 app.add_typer(scan.app, name="scan")
 app.add_typer(scans.app, name="schedule")
-app.command("sweep", short_help="Delete what the fleet of `kumomori up` left in clouds.")(worker.sweep)
+app.command("sweep", short_help="Delete what fleets left in clouds.")(tasks.sweep)
 app.command("console", short_help="Be a console alone, with settings from the environment.")(serve.console)
 app.command("health", short_help="Whether the console or the worker of this machine works.")(serve.health)
 app.command("worker", short_help="Be a fleet on this machine, for a console elsewhere.")(worker.worker)

@@ -63,6 +63,10 @@ ROUTES: Final[Mapping[str, Route]] = {
     "stop": Route("POST", "/v1/scans/{id}/stop", Scope.SCAN),
     "pause": Route("POST", "/v1/scans/{id}/pause", Scope.SCAN),
     "resume": Route("POST", "/v1/scans/{id}/resume", Scope.SCAN),
+    "sweep": Route("POST", "/v1/sweeps", Scope.ADMIN),
+    "sweep_dry_run": Route("POST", "/v1/sweeps/dry-run", Scope.SCAN),
+    "check": Route("POST", "/v1/checks", Scope.SCAN),
+    "task": Route("GET", "/v1/tasks/{id}", Scope.READ),
     "schedule": Route("GET", "/v1/schedule", Scope.READ),
     "hold": Route("PUT", "/v1/schedule/holds", Scope.SCAN),
     "release": Route("DELETE", "/v1/schedule/holds", Scope.SCAN),
@@ -77,6 +81,8 @@ ROUTES: Final[Mapping[str, Route]] = {
     "orders": Route("GET", "/v1/fleets/{fleet}/orders", Scope.FLEET),
     "status": Route("POST", "/v1/fleets/{fleet}/status", Scope.FLEET),
     "results": Route("POST", "/v1/fleets/{fleet}/results", Scope.FLEET),
+    "tasks": Route("GET", "/v1/fleets/{fleet}/tasks", Scope.FLEET),
+    "answer_task": Route("POST", "/v1/fleets/{fleet}/tasks/{id}", Scope.FLEET),
     "compare": Route("POST", "/v1/fleets/{fleet}/compare", Scope.FLEET),
     "sightings": Route("POST", "/v1/fleets/{fleet}/sightings", Scope.FLEET),
     "offer_file_set": Route("PUT", "/v1/fleets/{fleet}/file-sets/{digest}", Scope.FLEET),
@@ -221,6 +227,24 @@ class Console:
     def resume(self, scan: str) -> model.ScanOut:
         return self._document(model.ScanOut, "resume", path={"id": scan})
 
+    # what fleets are asked for
+
+    def sweep(self, wanted: model.SweepIn) -> tuple[model.TaskOut, ...]:
+        """A task for each fleet that is asked. One that is under way is given instead of another."""
+        return self._document(model.Tasks, "sweep", body=wanted).items
+
+    def sweep_dry_run(self, wanted: model.SweepIn) -> tuple[model.TaskOut, ...]:
+        """What would be deleted; nothing is."""
+        return self._document(model.Tasks, "sweep_dry_run", body=wanted).items
+
+    def check(self, wanted: model.CheckIn) -> model.TaskOut:
+        return self._document(model.TaskOut, "check", body=wanted)
+
+    def task(self, task: str) -> model.TaskOut:
+        return self._document(model.TaskOut, "task", path={"id": task})
+
+    # the schedule
+
     def schedule(self, *, page: int = PAGE) -> Iterator[model.Schedule]:
         """Pages of what is due next; `holds` are in the first."""
         yield from self._pages(model.Schedule, "schedule", {}, page)
@@ -276,6 +300,16 @@ class Console:
     def results(self, fleet: str, result: model.ResultIn) -> None:
         """May be sent again: it is taken once."""
         self._call("results", path={"fleet": fleet}, body=result)
+
+    def tasks(self, fleet: str, *, wait_seconds: float = 20.0) -> tuple[model.Task, ...]:
+        """What is to be done next; waits up to `wait_seconds` until there is something."""
+        params: Params = {"wait_seconds": f"{wait_seconds:g}"}
+        path = {"fleet": fleet}
+        return self._document(model.FleetTasks, "tasks", path=path, params=params, wait_seconds=wait_seconds).items
+
+    def answer_task(self, fleet: str, task: str, answer: model.TaskAnswer) -> None:
+        """May be sent again: the first is kept. `Gone` if there is no such task of this fleet any more."""
+        self._call("answer_task", path={"fleet": fleet, "id": task}, body=answer)
 
     def compare(self, fleet: str, listing: model.Compare) -> model.Compared:
         return self._document(model.Compared, "compare", path={"fleet": fleet}, body=listing)

@@ -23,6 +23,7 @@ MOST_COMPARED: Final = 200_000  # instances of one account in one region
 MOST_REPORT_BYTES: Final = 24 << 20  # of one result, compressed
 MOST_REPORT_JSON_BYTES: Final = 256 << 20  # … and as JSON
 PAGE: Final = 1_000
+MOST_LINES: Final = 2_000  # of the answer to one task
 MOST_SET_HASHES: Final = 1 << 21  # distinct contents of one machine
 MOST_PIECE_HASHES: Final = 16_384  # in one request, added and removed each
 
@@ -32,6 +33,9 @@ Words = Annotated[str, StringConstraints(max_length=1_000)]
 Key = Annotated[
     str, StringConstraints(min_length=1, max_length=512)
 ]  # `str(Instance)` or `str(Image)`: cloud://account/region/id
+AccountKey = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}://[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+]  # cloud://account, as lists of accounts name it
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 60)]
 Usd = Annotated[float, Field(ge=0, le=1e9)]
@@ -311,6 +315,85 @@ class ResultIn(Document):
     )
     base: tuple[Snapshot, ...] = ()  # kept as the next base
     file_set: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""  # see `FileSetIn`; empty: not known
+
+
+class SweepIn(Document):
+    """What fleets made in clouds and nothing needs any more. Of `account` alone, if it is named; by the fleet of that, `fleet`, or each that registered."""
+
+    fleet: Name | None = None
+    account: AccountKey | None = None
+
+
+class CheckIn(Document):
+    """Whether the fleet of `account` may do there all that a scan needs."""
+
+    account: AccountKey
+
+
+class Task(Document):
+    """Something that a fleet does once, now, and answers. It may be handed out twice: each kind does no harm then."""
+
+    id: ScanId
+    kind: Literal["sweep", "check"]
+    account: AccountKey | None = None
+    dry_run: bool = False  # of kind `sweep`
+
+
+class FleetTasks(Document):
+    """What a fleet is to do next; none, or one."""
+
+    items: tuple[Task, ...]
+
+
+class SweptLine(Document):
+    """One thing that was deleted, would be, or could not be (`problem`). Without a `kind`, a place that could not be entered."""
+
+    place: Words = ""  # empty: it is the fleet's own, not a cloud's
+    kind: Annotated[str, StringConstraints(max_length=40)] = ""
+    id: Annotated[str, StringConstraints(max_length=512)] = (
+        ""  # empty: it was to be made `of` something, and is not known
+    )
+    of: Annotated[str, StringConstraints(max_length=512)] = ""
+    size_bytes: Count | None = None  # of the disk that it is a snapshot of, if that is known
+    problem: Words = ""
+
+
+class CheckedLine(Document):
+    """`ok` is None if it could not be tried, `detail` says why; `advice` names the statement that is missing."""
+
+    place: Words
+    permission: Annotated[str, StringConstraints(max_length=200)]
+    ok: bool | None
+    detail: Words = ""
+    advice: Words = ""
+
+
+class TaskAnswer(Document):
+    """`problem`: why not all of it was done. `more`: lines that there was no room for."""
+
+    installation: Annotated[str, StringConstraints(max_length=63)] = ""  # the name that policies of roles are bound to
+    swept: Annotated[tuple[SweptLine, ...], Field(max_length=MOST_LINES)] = ()
+    checked: Annotated[tuple[CheckedLine, ...], Field(max_length=MOST_LINES)] = ()
+    more: Count = 0
+    bases: Count = 0  # snapshots that are kept …
+    bases_bytes: Count = 0  # … and the size of their disks
+    problem: Words = ""
+
+
+class TaskOut(Task):
+    """`fetched`: its fleet has begun. What is not `answered` when it `expires` is handed out no more; a day later it is forgotten."""
+
+    fleet: Name
+    by: str
+    asked: datetime
+    expires: datetime
+    fetched: datetime | None = None
+    answered: datetime | None = None
+    answer: TaskAnswer | None = None
+
+
+class Tasks(Document):
+    items: tuple[TaskOut, ...]
 
 
 class FileSetIn(Document):

@@ -23,6 +23,7 @@ from console.api import (
     policies,
     scans,
     schedule,
+    tasks,
     tokens,
 )
 from console.api.errors import add_handlers
@@ -50,6 +51,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     fleets.api,
     policies.api,
     schedule.api,
+    tasks.api,
 )
 
 

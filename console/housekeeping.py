@@ -12,14 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from console.api.requests import line
 from console.clock import now
 from console.context import Console
-from console.store import filesets, findings, packages
+from console.store import filesets, findings, packages, tasks
 
 LOG: Final = logging.getLogger("kumomori.console")
 _EVERY_SECONDS: Final = 30.0
 
 
 class Housekeeping:
-    """An async context: while it is open, acceptances that ran out are taken back, and sets of files and packages that nobody uses removed."""
+    """An async context: while it is open, acceptances that ran out are taken back, sets of files and packages that nobody uses and old tasks removed."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -46,6 +46,7 @@ class Housekeeping:
         time = now()
         filesets.prune(self._console.database, time)
         packages.prune(self._console.database, time)
+        tasks.prune(self._console.database, time)
         with self._console.database.read() as connection:
             if not findings.any_lapsed(connection, time):
                 return

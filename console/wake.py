@@ -9,7 +9,7 @@ from typing import Final, Self
 
 
 class Wake:
-    """`ring` may be called from any thread; `wait` belongs to an event loop. A topic is `orders/FLEET`, or `plan`."""
+    """`ring` may be called from any thread; `wait` belongs to an event loop. A topic is `orders/FLEET`, `tasks/FLEET`, or `plan`."""
 
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()

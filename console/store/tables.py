@@ -381,6 +381,25 @@ event = Table(  # append-only
     sqlite_autoincrement=True,
 )
 
+task = Table(  # what a fleet is asked to do once, and its answer; a day later it is forgotten
+    "task",
+    metadata,
+    Column("id", Name, primary_key=True),
+    Column("kind", sa.String(20), nullable=False),
+    Column("fleet", Name, nullable=False),
+    Column("account", Key),  # cloud://account
+    Column("dry_run", sa.Boolean, nullable=False),
+    Column("by", Name, nullable=False),
+    Column("asked", UtcDateTime, nullable=False, index=True),
+    Column("expires", UtcDateTime, nullable=False),
+    Column("fetched", UtcDateTime),  # first handed out
+    Column("answered", UtcDateTime),
+    Column("answer", Json),  # TaskAnswer
+    CheckConstraint("kind IN ('sweep', 'check')", name="kind"),
+    CheckConstraint("(answered IS NULL) = (answer IS NULL)", name="answered"),
+    Index("ix_task_fleet", "fleet", "asked"),
+)
+
 lease = Table(  # what one console at a time does
     "lease",
     metadata,

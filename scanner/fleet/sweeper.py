@@ -39,9 +39,10 @@ def sweep_clouds(
     clouds: Clouds,
     *,
     also: Iterable[Place] = (),
+    only: tuple[str, str] | None = None,
     dry_run: bool = False,
 ) -> Iterator[Swept]:
-    """Everywhere that scans ran or the ledger names, and in `also`; before, scans that nobody goes on with are put back. A place that cannot be entered does not stop the others.
+    """Everywhere that scans ran or the ledger names, and in `also`, of the cloud and account `only` if that is given; before, scans that nobody goes on with are put back. A place that cannot be entered does not stop the others.
 
     `fence` is that of the duty's slot. Raises `Unavailable`, `Fenced`.
     """
@@ -58,6 +59,8 @@ def sweep_clouds(
         found = [place for place in places(connection) if (place.cloud, place.account) not in cleared]
         now = datetime.fromtimestamp(kept.now_ms(database, connection) / 1000, UTC)
     for place in dict.fromkeys([*found, *also]):
+        if only is not None and (place.cloud, place.account) != only:
+            continue
         try:
             for resource, error in sweep(ledger, clouds.enter(place), place, dry_run=dry_run, now=now):
                 if fence is not None:

@@ -1,4 +1,7 @@
-"""The duty `sweep`: every few minutes what no live scan and no base of this fleet owns is taken away, see `sweeper.py`."""
+"""The duty `sweep`: every few minutes what no live scan and no base of this fleet owns is taken away, see `sweeper.py`.
+
+Beside it, in a thread, what the console asks for by hand, see `tasks.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ from scanner.fleet.pruning import prune
 from scanner.fleet.settings import Settings
 from scanner.fleet.slots import Fence
 from scanner.fleet.sweeper import sweep_clouds, sweep_objects
+from scanner.fleet.tasks import Tasks
 
 
 def run(settings: Settings, database: Database, fence: Fence, ended: threading.Event) -> None:
     """Until `ended`. Raises `Fenced`."""
     said = Said("sweep")
+    tasks = Tasks(settings, database, fence, ended, said)
+    threading.Thread(target=tasks.run, name="tasks", daemon=True).start()
     while not ended.is_set():
         try:
             sweep_once(settings, database, fence, said)

@@ -168,13 +168,49 @@ def test_the_policy_for_a_fleet_is_enough_for_it(up: Up) -> None:
             assert denied.code == 3
             assert b"ec2:CreateSnapshots" in denied.err
             bound = _eventually(lambda: up("cloud", "policy", "--fleet-data", "var/kumomori").out)
+            tagged = _installation(up.folder / "var/kumomori/fleet.db")
             aws.restrict("KumomoriScanner", json.loads(bound))
             clean = up("scan", "start", "web-1", "--wait")
             assert clean.code == 0, clean
             checked = up(*check, "--fleet-data", "var/kumomori")
             assert b" NO " not in checked.out
             assert b"that of this fleet" in checked.out
+            asked = up("cloud", "check", f"aws://{ACCOUNT}")
+            assert asked.code in {0, 3}, asked
+            assert b" NO " not in asked.out
+            assert tagged in asked.out.decode(), "by the fleet, with its name, its role and its credentials"
+            _asked_from_elsewhere(up, aws)
             assert _end(process, signal.SIGINT) == 0
+
+
+def _asked_from_elsewhere(up: Up, aws: EmulatedAws) -> None:
+    """Who has a token and the console's address needs no credentials for a cloud, and no folder of the fleet's."""
+    known = json.loads((up.folder / "var/kumomori/client.json").read_text())
+    for name, scopes in (("looker", ("scan", "read")), ("boss", ("admin",))):
+        words = [word for scope in scopes for word in ("--scope", scope)]
+        assert up("token", "create", name, *words, "--output", f"{name}.token").code == 0
+    away = Up(up.folder / "away")
+    away.folder.mkdir()
+
+    def ask(who: str, *words: str) -> Result:
+        return away(*words, "--console", known["console"], "--token-file", up.folder / f"{who}.token")
+
+    dry = ask("looker", "sweep", "--dry-run")
+    assert dry.code == 0, dry
+    assert b"nothing to delete" in dry.err
+    assert b"kept as bases" in dry.err
+    denied = ask("looker", "sweep")
+    assert denied.code == 2
+    assert b"admin" in denied.err
+    assert ask("boss", "sweep", "--account", f"aws://{ACCOUNT}").code == 0
+    (told,) = ask("boss", "sweep", "--dry-run", "--format", "json").rows
+    assert told["answer"]["bases"] > 0
+    assert ask("looker", "cloud", "check", f"aws://{ACCOUNT}").code in {0, 3}
+    assert b"not known" in ask("looker", "cloud", "check", "aws://999999999999").err
+    aws.deny("ec2:DescribeInstances", principal="KumomoriScanner")
+    lacking = ask("looker", "cloud", "check", f"aws://{ACCOUNT}")
+    assert lacking.code == 1, lacking
+    assert b"KumomoriInventory" in lacking.out, "the statement that is missing"
 
 
 def _installation(path: Path) -> str:

@@ -38,6 +38,10 @@ DOCUMENTED = {
     ("POST", "/v1/scans/{id}/stop"): "scan",
     ("POST", "/v1/scans/{id}/pause"): "scan",
     ("POST", "/v1/scans/{id}/resume"): "scan",
+    ("POST", "/v1/sweeps"): "admin",
+    ("POST", "/v1/sweeps/dry-run"): "scan",
+    ("POST", "/v1/checks"): "scan",
+    ("GET", "/v1/tasks/{id}"): "read",
     ("GET", "/v1/fleets"): "read",
     ("PUT", "/v1/fleets/{fleet}"): "fleet",
     ("GET", "/v1/fleets/{fleet}/orders"): "fleet",
@@ -47,6 +51,8 @@ DOCUMENTED = {
     ("PUT", "/v1/fleets/{fleet}/file-sets/{digest}/pieces/{number}"): "fleet",
     ("POST", "/v1/fleets/{fleet}/compare"): "fleet",
     ("POST", "/v1/fleets/{fleet}/sightings"): "fleet",
+    ("GET", "/v1/fleets/{fleet}/tasks"): "fleet",
+    ("POST", "/v1/fleets/{fleet}/tasks/{id}"): "fleet",
 }
 PATHS = {
     "name": "nobody",
@@ -134,6 +140,8 @@ def test_a_route_without_a_scope_cannot_be_made() -> None:
         ("POST", "/v1/fleets/other/compare"),
         ("POST", "/v1/fleets/other/sightings"),
         ("POST", "/v1/fleets/other/status"),
+        ("GET", "/v1/fleets/other/tasks"),
+        ("POST", "/v1/fleets/other/tasks/sweep-1"),
         ("PUT", f"/v1/fleets/other/file-sets/{'0' * 64}"),
         ("PUT", f"/v1/fleets/other/file-sets/{'0' * 64}/pieces/0"),
     ],

@@ -21,6 +21,7 @@ from client.model import (
     FleetIn,
     FleetOut,
     FleetStatus,
+    FleetTasks,
     Health,
     Order,
     Pull,
@@ -28,6 +29,8 @@ from client.model import (
     ScanKind,
     ScanOrder,
     Sighting,
+    Task,
+    TaskAnswer,
     Why,
 )
 from core.estate import Instance, Place
@@ -53,6 +56,8 @@ class FakeConsole:
         self.accounts: tuple[AccountIn, ...] = ()
         self.results: dict[str, list[ResultIn]] = {}
         self.statuses: list[FleetStatus] = []
+        self.tasks: list[Task] = []
+        self.answers: dict[str, list[TaskAnswer]] = {}
         self.compares: list[Compare] = []
         self.sightings: list[Sighting] = []
         self.known: dict[Place, dict[str, Instance]] = {}
@@ -103,6 +108,10 @@ class FakeConsole:
                         lambda: len(self.orders) > after, timeout=float(query.get("wait_seconds", "0"))
                     )
                     return Pull(now=self.now(), orders=tuple(self.orders[after:]), accounts=self.accounts)
+            case "tasks":
+                with self.changed:
+                    self.changed.wait_for(lambda: self.tasks, timeout=float(query.get("wait_seconds", "0")))
+                    return FleetTasks(items=tuple(self.tasks[:1]))
             case "status":
                 self.statuses.append(FleetStatus.model_validate_json(body))
             case "results":
@@ -116,6 +125,10 @@ class FakeConsole:
 
     def answer_path(self, parts: list[str], body: bytes) -> Any:
         """Of routes that have more than a fleet in their path."""
+        if parts[3] == "tasks":
+            with self.changed:
+                self.answers.setdefault(parts[4], []).append(TaskAnswer.model_validate_json(body))
+                self.tasks = [one for one in self.tasks if one.id != parts[4]]
         return None
 
     def _compare(self, listing: Compare) -> Compared:
@@ -171,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
             if name != "health" and self.headers.get("Authorization") != f"Bearer {console.token}":
                 self._reply(401, b'{"error": "no such token"}')
                 return
-            deep = name == "file-sets"
+            deep = len(parts) > 4
             found = console.answer_path(parts, body) if deep else console.answer(name, fleet, query, body)
             for after in list(console.after):
                 after(name, body)
