@@ -118,7 +118,7 @@ class Tasks:
         room = _Room[SweptLine](ends)
         room.take(_swept(one, sizes) for one in found)
         if task.account is None:
-            objects = objects_of(self._settings, installation)
+            objects = objects_of(self._settings, self._database, installation)
             names = sweep_objects(self._database, self._fence, objects, dry_run=task.dry_run)
             room.take(SweptLine(kind="manifest", id=printable(name)[:512]) for name in names)
         count, size = self._bases()
