@@ -168,6 +168,7 @@ def _report() -> dict[str, Any]:
     volume = {"index": 0, "disk": 0, "uuid": "6e6b8d1c-0000-4000-8000-000000000001", "filesystem": "ext4"}
     return {
         "schema": "kumomori.report/1",
+        "rules": {"ids": sorted({str(one["rule"]) for one in findings})},
         "result": "findings",
         "volumes": [volume],
         "findings": findings,
