@@ -110,10 +110,15 @@ def check(api: Api, account: str, timeout: int = 300) -> int:
     return 3 if answer.problem or answer.more or any(one.ok is None for one in answer.checked) else 0
 
 
+def _detail(one: CheckedLine) -> str:
+    """Without the advice, which is told once below the table."""
+    return one.detail.removesuffix(one.advice).rstrip(": ") if one.advice else one.detail
+
+
 def _print_checked(found: Sequence[CheckedLine]) -> None:
     print_table(
         ("Where!", "Permission!", "Given", ""),
-        [(one.place, one.permission, _MARK[one.ok], one.detail) for one in found],
+        [(one.place, one.permission, _MARK[one.ok], _detail(one)) for one in found],
     )
     for advice in dict.fromkeys(one.advice for one in found if one.advice):
         sys.stdout.write(f"{printable(advice)}\n")

@@ -196,9 +196,7 @@ def finish(token: str, answer: Answer) -> None:
                     admission.put_back(database, connection, scan_id)
                 case "gone":
                     order = admission.order_of(connection, scan_id)
-                    if (
-                        order.kind is ScanKind.INSTANCE
-                    ):  # instances live on without their image, and begin from its base
+                    if order.kind is ScanKind.INSTANCE:  # of an image the base stays: instances begin from it
                         bases.forget(connection, order.machine)
                     admission.end(database, connection, scan_id, ScanState.GONE, detail)
                 case "again":

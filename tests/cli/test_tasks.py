@@ -129,6 +129,14 @@ def test_checks(asking: Asking, answer: dict[str, Any], code: int, said: tuple[s
     assert asking.asked[0] == "POST /v1/checks"
 
 
+def test_advice_is_told_once(asking: Asking) -> None:
+    advice = "add the statement X"
+    denied = line(False, detail=f"snap-1: denied: {advice}", advice=advice)
+    result = asking(("cloud", "check", "aws://1"), task(kind="check"), task({"checked": [denied] * 2}, kind="check"))
+    assert result.out.count(advice.encode()) == 1
+    assert result.out.count(b"snap-1: denied") == 2
+
+
 def test_a_fleet_that_does_not_answer(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     fleets = [{"name": "default", "registered": NOW.isoformat(), "seen": (NOW - timedelta(hours=3)).isoformat()}]
     monkeypatch.setattr(tasks, "_BEGIN_SECONDS", -1)
