@@ -359,7 +359,7 @@ def test_names_of_the_guards() -> None:
             id="no-seccomp",
         ),
         pytest.param(
-            "import threading, time; threading.Thread(target=time.sleep, args=(1,), daemon=True).start()",
+            "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
             {"user-namespace", "empty-root", "processes", "capabilities", "no-new-privileges"}
             | {"landlock-files", "landlock-tcp", "landlock-scope"},
             "thread",

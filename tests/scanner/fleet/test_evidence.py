@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from client.model import ScanKind
 from core.estate import Place
 from scanner.fleet import evidence
 from scanner.fleet.clouds import usd_month
 from scanner.fleet.tables import resource
+from tests.scanner.fleet.fleet import Fleet, emulated
 from tests.scanner.fleet.test_admission import HERE, an_order
 from tests.scanner.fleet.test_sweeper import GIB, Yard
 
@@ -72,3 +75,44 @@ def test_it_outlives_scan_and_base_and_then_goes(yard: Yard) -> None:
 def until(yard: Yard) -> int:
     with yard.database.read() as connection:
         return int(connection.execute(resource.select()).one().evidence_until_ms)
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """One to which no other test writes: `web-1` has no findings."""
+    with emulated(tmp_path_factory.mktemp("aws")) as ready:
+        yield ready
+
+
+@pytest.fixture
+def fleet(url: str, tmp_path: Path, aws: dict[str, Any]) -> Iterator[Fleet]:
+    made = Fleet(url, tmp_path, aws)
+    yield made
+    made.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [0, 1])
+def test_snapshots_of_a_machine_with_findings_are_kept_as_evidence(fleet: Fleet, keep: int) -> None:
+    """Until their time is over, also when the base that they were is given up; then the sweeper takes them."""
+    wanted = {"base_snapshots.keep": keep, "evidence.keep_snapshot": True, "evidence.keep_seconds": 3600}
+    fleet.order("clean", settings=wanted)
+    fleet.order("found", fleet.machine("shop-1"), settings=wanted)
+    fleet.order("mild", fleet.machine("shop-1"), settings=wanted | {"evidence.keep_snapshot": False})
+    fleet.worker()
+    found = fleet.ended("clean", "found", "mild")
+    assert fleet.report(found["clean"])["result"] == "clean"
+    assert "evidence" not in found["clean"].detail + found["mild"].detail
+    names = {row.id for row in fleet.ledger() if row.evidence_until_ms}
+    bases = keep * (1 + len(names))  # of both machines; those of `found` were given up for those of `mild`
+    assert names and "kept as evidence until" in found["found"].detail
+    assert all(name in found["found"].detail for name in names)
+    assert names <= fleet.ours()
+    assert len(fleet.ours()) == bases + len(names)
+    assert not [one for one in fleet.sweep() if one.resource and one.resource.id in names]
+    assert names <= fleet.ours()
+    with fleet.database.write() as connection:
+        connection.execute(update(resource).where(resource.c.id.in_(names)).values(evidence_until_ms=1))
+    fleet.sweep()
+    assert not names & fleet.ours()
+    assert len(fleet.ours()) == bases

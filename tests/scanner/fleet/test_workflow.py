@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from client.model import ScanKind, ScanState
 from cloud.aws.tags import EXPIRES, INSTALLATION, TOKEN, mark
 from core.estate import Disk, Instance, Place
 from demo.disk import build
-from scanner.fleet.tables import file_set, resource
+from scanner.fleet.tables import file_set
 from tests.scanner.fleet.fleet import Fleet, emulated
 from tests.scanner.fleet.workers import eventually
 
@@ -128,34 +128,6 @@ def test_an_image_once_and_then_its_clones(fleet: Fleet) -> None:
     assert clone == result.file_set or bases[clone] == result.file_set
     assert set(fleet.snapshots()) == before
     assert fleet.sweep_objects() == []
-
-
-@pytest.mark.parametrize("keep", [0, 1])
-def test_snapshots_of_a_machine_with_findings_are_kept_as_evidence(fleet: Fleet, keep: int) -> None:
-    """Until their time is over, also when the base that they were is given up; then the sweeper takes them."""
-    wanted = {"base_snapshots.keep": keep, "evidence.keep_snapshot": True, "evidence.keep_seconds": 3600}
-    (clone,) = fleet.remote.do(
-        "clones", count=1
-    ).values()  # as its image was: other tests write to the machines that are there
-    fleet.order("clean", fleet.connector().instance(clone), settings=wanted)
-    fleet.order("found", fleet.machine("shop-1"), settings=wanted)
-    fleet.order("mild", fleet.machine("shop-1"), settings=wanted | {"evidence.keep_snapshot": False})
-    fleet.worker()
-    found = fleet.ended("clean", "found", "mild")
-    assert "evidence" not in found["clean"].detail + found["mild"].detail
-    names = {row.id for row in fleet.ledger() if row.evidence_until_ms}
-    bases = keep * (1 + len(names))  # of both machines; those of `found` were given up for those of `mild`
-    assert names and "kept as evidence until" in found["found"].detail
-    assert all(name in found["found"].detail for name in names)
-    assert names <= fleet.ours()
-    assert len(fleet.ours()) == bases + len(names)
-    assert not [one for one in fleet.sweep() if one.resource and one.resource.id in names]
-    assert names <= fleet.ours()
-    with fleet.database.write() as connection:
-        connection.execute(update(resource).where(resource.c.id.in_(names)).values(evidence_until_ms=1))
-    fleet.sweep()
-    assert not names & fleet.ours()
-    assert len(fleet.ours()) == bases
 
 
 def test_a_machine_from_a_file(fleet: Fleet) -> None:
