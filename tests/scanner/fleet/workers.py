@@ -94,17 +94,15 @@ class Site:
         assert process.poll() is None, self.stderr()
 
     def ended(self, *ids: str) -> None:
-        """Wait until these scans are stored."""
+        """Wait until these scans are stored, and the journal says so: its line is written after the transaction."""
 
-        def left() -> list[str]:
+        def left() -> set[str]:
             with self.database.read() as connection:
-                return list(
-                    connection.execute(
-                        select(effects.todo.c.id).where(effects.todo.c.id.in_(ids), ~effects.todo.c.ended)
-                    )
-                    .scalars()
-                    .all()
-                )
+                stored = connection.execute(
+                    select(effects.todo.c.id).where(effects.todo.c.id.in_(ids), effects.todo.c.ended)
+                ).scalars()
+                told = {line.scan for line in self.lines() if line.event.startswith(("done-store", "ended-"))}
+                return set(ids) - (set(stored) & told)
 
         eventually(lambda: not left(), f"end of {ids}: {self.events()} {self.stderr()}")
 
