@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option, Typer
+from typer import Argument, Exit, Option, Typer
 
+from cli import tasks
 from cli.aws import ExternalId
 from cli.connection import with_console
 from cli.pipes import reader_may_leave
+from cli.scan import warn
 from cli.tables import ListAs, ListFormat, ago, print_list
 from core.errors import ConfigError
 from core.text import printable
@@ -103,6 +105,8 @@ def file(
 
 def _added(one: AccountOut) -> None:
     sys.stdout.write(f"added: {printable(f'{one.cloud}://{one.account}')}, for the fleet {printable(one.fleet)}\n")
+    if one.managed_by:
+        warn(f"{printable(one.managed_by)} manages it, and changes it back the next time it is run")
 
 
 @with_console
@@ -126,17 +130,39 @@ def _words(one: AccountOut) -> tuple[str, ...]:
 def remove(
     api: Api,
     account: Annotated[str, Argument(metavar="CLOUD://ACCOUNT", help="As `cloud list` names it.", show_default=False)],
+    clear: Annotated[
+        bool,
+        Option("--clear", help="Have its fleet delete now what it keeps there, and wait for it. Again does no harm."),
+    ] = False,
+    evidence: Annotated[
+        bool, Option("--evidence", help="With --clear: also the snapshots that are kept as evidence.")
+    ] = False,
+    fleet: Annotated[
+        str,
+        Option(
+            help="With --clear, of an account that was removed before: its fleet. [default: all]", show_default=False
+        ),
+    ] = "",
 ) -> None:
     """Protect an account no longer. What is in it stays in the console as closed; its fleet deletes what it keeps there, and needs its role for that until then.
 
-    Exits 0: it is removed; 2: there is none, or it could not start.
+    Exits 0: it is removed; 3: with --clear, not all is deleted, or the fleet did not answer; 2: there is none, or it could not start.
     """
     cloud, separator, name = account.partition("://")
     if not separator or not cloud or not name:
         raise ConfigError(f"{printable(account)}: write it as `kumomori cloud list` does, like aws://123456789012")
-    api.remove_account(cloud, name)
-    sys.stdout.write(f"removed: {printable(account)}\n")
+    if not clear and (evidence or fleet):
+        raise ConfigError("--evidence and --fleet need --clear")
+    known = next((one for one in api.accounts() if (one.cloud, one.account) == (cloud, name)), None)
+    if known is not None and known.managed_by:
+        warn(f"{printable(known.managed_by)} manages it, and would add it again")
+    if known is not None or not clear:
+        api.remove_account(cloud, name)
+        sys.stdout.write(f"removed: {printable(account)}\n")
+    if clear:
+        raise Exit(tasks.clear(api, account, known.fleet if known is not None else fleet, evidence=evidence))
     if cloud != "file":
         sys.stdout.write(
-            "In an hour its fleet deletes the snapshots that it keeps there: leave the role in place until then.\n"
+            "In an hour its fleet deletes the snapshots that it keeps there: leave the role in place until then; "
+            f"`kumomori cloud remove {printable(account)} --clear` does it now.\n"
         )

@@ -1,4 +1,4 @@
-"""`kumomori sweep`, and `cloud check` of an account: the fleet that serves it does it, asked through the console."""
+"""`kumomori sweep`, and `cloud check` and `cloud remove --clear` of an account: the fleet that serves it does it, asked through the console."""
 
 from __future__ import annotations
 
@@ -74,6 +74,12 @@ def _tell_swept(task: TaskOut, answer: TaskAnswer, *, several: bool) -> None:
     if answer.bases:
         size = f"{answer.bases_bytes / (1 << 30):,.0f} GiB"
         warn(f"{many(answer.bases, 'snapshot')} kept as bases of the next scans, of {size} of disks")
+    if answer.evidence:
+        until = f" until {at(answer.evidence_until)}" if answer.evidence_until else ""
+        warn(
+            f"{many(answer.evidence, 'snapshot')} kept as evidence{until}: copy what you need, then delete them by "
+            f"`kumomori cloud remove {task.account} --clear --evidence`"
+        )
 
 
 def _swept_words(one: SweptLine, *, dry_run: bool) -> str:
@@ -88,6 +94,21 @@ def _swept_verdict(ended: Sequence[TaskOut], *, dry_run: bool) -> int:
     if any(one is None or one.problem or any(line.problem for line in one.swept) for one in answers):
         return 3
     return 1 if dry_run and any(one is not None and one.swept for one in answers) else 0
+
+
+def clear(api: Api, account: str, fleet: str, *, evidence: bool, timeout: int = 300) -> int:
+    """Ask for the end of what is kept in `account`, which was removed, and say what was deleted; how the command ends."""
+    from client.model import ClearIn
+
+    asked = api.clear(ClearIn(account=account, fleet=fleet or None, evidence=evidence))
+    if not asked:
+        warn("no such fleet has registered, so none keeps anything there" if fleet else "no fleet has registered yet")
+    ended = _waited(api, asked, timeout)
+    for one in ended:
+        if one.answer is not None:
+            _tell_swept(one, one.answer, several=len(ended) > 1)
+    kept = any(one.answer is not None and one.answer.evidence for one in ended)
+    return 3 if kept else _swept_verdict(ended, dry_run=False)
 
 
 def check(api: Api, account: str, timeout: int = 300) -> int:

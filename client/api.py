@@ -64,6 +64,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "pause": Route("POST", "/v1/scans/{id}/pause", Scope.SCAN),
     "resume": Route("POST", "/v1/scans/{id}/resume", Scope.SCAN),
     "sweep": Route("POST", "/v1/sweeps", Scope.ADMIN),
+    "clear": Route("POST", "/v1/clears", Scope.ADMIN),
     "sweep_dry_run": Route("POST", "/v1/sweeps/dry-run", Scope.SCAN),
     "check": Route("POST", "/v1/checks", Scope.SCAN),
     "task": Route("GET", "/v1/tasks/{id}", Scope.READ),
@@ -152,8 +153,10 @@ class Console:
         """The same cloud and account again changes it."""
         return self._document(model.AccountOut, "add_account", body=account)
 
-    def remove_account(self, cloud: str, account: str) -> None:
-        self._call("remove_account", path={"cloud": cloud, "account": account})
+    def remove_account(self, cloud: str, account: str, *, managed_by: str = "") -> None:
+        """`Gone` if there is none, or if `managed_by` is given and it is not that program's."""
+        params = _given(managed_by=managed_by)
+        self._call("remove_account", path={"cloud": cloud, "account": account}, params=params)
 
     def instances(self, *, state: str = "open", text: str = "", page: int = PAGE) -> Iterator[model.InstanceOut]:
         """`state`: open, closed or all. `text` is looked for in names and ids."""
@@ -236,6 +239,10 @@ class Console:
     def sweep_dry_run(self, wanted: model.SweepIn) -> tuple[model.TaskOut, ...]:
         """What would be deleted; nothing is."""
         return self._document(model.Tasks, "sweep_dry_run", body=wanted).items
+
+    def clear(self, wanted: model.ClearIn) -> tuple[model.TaskOut, ...]:
+        """A task for each fleet that is asked; none where none is registered. `Conflict` while the account is enrolled."""
+        return self._document(model.Tasks, "clear", body=wanted).items
 
     def check(self, wanted: model.CheckIn) -> model.TaskOut:
         return self._document(model.TaskOut, "check", body=wanted)

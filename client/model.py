@@ -85,6 +85,8 @@ class AccountIn(Document):
 
     `regions`: empty means all that are enabled. `queue_url`: where events of instances arrive; empty means reconciliation alone.
     `instances_file`: for cloud `file`, the machines of a site, as `kumomori instances --format jsonl` prints them; on the fleet.
+    `managed_by`: the program whose account it is, like `pulumi/PROJECT/STACK/NAME`; empty: somebody's by hand. No other program may
+    change it; who changes it by hand leaves it that program's.
     """
 
     cloud: Literal["aws", "file"]
@@ -95,6 +97,7 @@ class AccountIn(Document):
     external_id: Annotated[str, StringConstraints(max_length=1_224)] = ""
     queue_url: Annotated[str, StringConstraints(max_length=1_000)] = ""
     instances_file: Annotated[str, StringConstraints(max_length=4_096)] = ""
+    managed_by: Annotated[str, StringConstraints(max_length=500)] = ""
 
 
 class AccountOut(AccountIn):
@@ -324,6 +327,14 @@ class SweepIn(Document):
     account: AccountKey | None = None
 
 
+class ClearIn(Document):
+    """All that `fleet` keeps in `account`, which was removed before. Without `fleet`, whatever fleet keeps something there."""
+
+    account: AccountKey
+    fleet: Name | None = None
+    evidence: bool = False  # also what is kept as evidence, which else stays until its time is over
+
+
 class CheckIn(Document):
     """Whether the fleet of `account` may do there all that a scan needs."""
 
@@ -334,9 +345,10 @@ class Task(Document):
     """Something that a fleet does once, now, and answers. It may be handed out twice: each kind does no harm then."""
 
     id: ScanId
-    kind: Literal["sweep", "check"]
+    kind: Literal["sweep", "clear", "check"]
     account: AccountKey | None = None
     dry_run: bool = False  # of kind `sweep`
+    evidence: bool = False  # of kind `clear`: what is kept as evidence goes, too
 
 
 class FleetTasks(Document):
@@ -377,6 +389,8 @@ class TaskAnswer(Document):
     more: Count = 0
     bases: Count = 0  # snapshots that are kept …
     bases_bytes: Count = 0  # … and the size of their disks
+    evidence: Count = 0  # of kind `clear`: snapshots that stay as evidence …
+    evidence_until: datetime | None = None  # … until then at the latest
     problem: Words = ""
 
 

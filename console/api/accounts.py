@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from fastapi import Query
+
 from client.model import AccountIn, AccountOut, Scope
 from console.api.params import NameInPath, WordInPath
 from console.api.routes import needs, ring, router
@@ -18,9 +22,9 @@ def list_accounts(console: TheConsole) -> list[AccountOut]:
         return accounts.everything(connection)
 
 
-@api.post("/v1/accounts", **needs(Scope.ADMIN, 413))
+@api.post("/v1/accounts", **needs(Scope.ADMIN, 409, 413))
 def put_account(wanted: AccountIn, console: TheConsole, caller: TheCaller) -> AccountOut:
-    """Posting the same cloud and account again changes it. Its fleet is told to list it."""
+    """Posting the same cloud and account again changes it, if no other program manages it. Its fleet is told to list it."""
     with console.database.write() as connection:
         answer, told = accounts.put(connection, wanted, caller.name, now())
     ring(console, told, plan=True)
@@ -28,8 +32,14 @@ def put_account(wanted: AccountIn, console: TheConsole, caller: TheCaller) -> Ac
 
 
 @api.delete("/v1/accounts/{cloud}/{account}", status_code=204, **needs(Scope.ADMIN, 404))
-def delete_account(cloud: NameInPath, account: WordInPath, console: TheConsole, caller: TheCaller) -> None:
-    """Its instances are closed and their scans stopped; findings stay."""
+def delete_account(
+    cloud: NameInPath,
+    account: WordInPath,
+    console: TheConsole,
+    caller: TheCaller,
+    managed_by: Annotated[str, Query(max_length=500)] = "",
+) -> None:
+    """Its instances are closed and their scans stopped; findings stay. With `managed_by`, only if it is that program's."""
     with console.database.write() as connection:
-        told = accounts.delete(connection, cloud, account, caller.name, now())
+        told = accounts.delete(connection, cloud, account, caller.name, now(), managed_by=managed_by)
     ring(console, told, plan=True)

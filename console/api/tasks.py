@@ -1,4 +1,4 @@
-"""What fleets are asked to do once, and what they answer: sweeps, and checks of what their roles may."""
+"""What fleets are asked to do once, and what they answer: sweeps, the end of all that they keep in an account, and checks of what their roles may."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from client.model import CheckIn, FleetTasks, Scope, SweepIn, TaskAnswer, TaskOut, Tasks
+from client.model import CheckIn, ClearIn, FleetTasks, Scope, SweepIn, TaskAnswer, TaskOut, Tasks
 from console.api.params import NameInPath, ScanInPath
 from console.api.routes import needs, router
 from console.clock import now
@@ -30,6 +30,15 @@ def start_sweeps(wanted: SweepIn, console: TheConsole, caller: TheCaller) -> Tas
 def start_dry_sweeps(wanted: SweepIn, console: TheConsole, caller: TheCaller) -> Tasks:
     """What would be deleted; nothing is."""
     return _sweeps(console, caller, wanted, dry_run=True)
+
+
+@api.post("/v1/clears", **needs(Scope.ADMIN, 409, 413))
+def start_clears(wanted: ClearIn, console: TheConsole, caller: TheCaller) -> Tasks:
+    """Fleets do so by themselves an hour after an account was removed; this is for who takes their role away now."""
+    with console.database.write() as connection:
+        asked = tasks.clear(connection, wanted, caller.name, now())
+    _ring(console, *asked)
+    return Tasks(items=tuple(asked))
 
 
 @api.post("/v1/checks", **needs(Scope.SCAN, 404, 413))

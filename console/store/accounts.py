@@ -65,11 +65,16 @@ def of_fleet(connection: Connection, fleet: str) -> tuple[AccountIn, ...]:
 
 
 def put(connection: Connection, wanted: AccountIn, who: str, now: datetime) -> tuple[AccountOut, set[str]]:
-    """Enrol an account, or change it. The fleets that have new orders: it is to be listed, and by another fleet than before if so."""
+    """Enrol an account, or change it. The fleets that have new orders: it is to be listed, and by another fleet than before if so.
+
+    Raises `Refused` (409) if a program would take over what is another's, or what somebody enrolled by hand in another way.
+    """
     table = tables.account
     is_it = (table.c.cloud == wanted.cloud, table.c.account == wanted.account)
     old = connection.execute(sa.select(table).where(*is_it).with_for_update()).first()
     document = wanted.model_dump(mode="json")
+    if old is not None:
+        document["managed_by"] = _managed_by(AccountIn(**old.document), wanted)
     told: set[str] = set()
     if old is None:
         connection.execute(
@@ -98,6 +103,24 @@ def put(connection: Connection, wanted: AccountIn, who: str, now: datetime) -> t
     return everything(connection, *is_it)[0], told
 
 
+def _managed_by(old: AccountIn, wanted: AccountIn) -> str:
+    """Whose it is from now on. Raises `Refused` (409)."""
+    if wanted.managed_by in {"", old.managed_by}:
+        return old.managed_by
+    name = f"{old.cloud}://{old.account}"
+    if old.managed_by:
+        raise Refused(
+            409, f"{name}: is enrolled already, by {old.managed_by}; remove it there, or `kumomori cloud remove {name}`"
+        )
+    fields = (one for one in AccountIn.model_fields if one != "managed_by")
+    if differ := [one for one in fields if getattr(old, one) != getattr(wanted, one)]:
+        raise Refused(
+            409,
+            f"{name}: is enrolled already, with another {', '.join(differ)}; remove it (`kumomori cloud remove {name}`), or say the same",
+        )
+    return wanted.managed_by
+
+
 def _leave(connection: Connection, fleet: str, account: AccountIn, now: datetime) -> set[str]:
     """Scans that the fleet before has not ended are stopped there; the planner orders them anew."""
     scan, instance = tables.scan, tables.instance
@@ -124,12 +147,17 @@ def _leave(connection: Connection, fleet: str, account: AccountIn, now: datetime
     return told
 
 
-def delete(connection: Connection, cloud: str, account: str, who: str, now: datetime) -> set[str]:
-    """Its instances are closed; what was found on them stays. Raises `Refused` (404). The fleets that have new orders."""
+def delete(
+    connection: Connection, cloud: str, account: str, who: str, now: datetime, *, managed_by: str = ""
+) -> set[str]:
+    """Its instances are closed; what was found on them stays. The fleets that have new orders.
+
+    Raises `Refused` (404) if there is none, or if `managed_by` is given and it is not that program's.
+    """
     table, instance = tables.account, tables.instance
     is_it = (table.c.cloud == cloud, table.c.account == account)
-    fleet = connection.execute(sa.select(table.c.fleet).where(*is_it).with_for_update()).scalar()
-    if fleet is None:
+    old = connection.execute(sa.select(table).where(*is_it).with_for_update()).first()
+    if old is None or managed_by not in {"", AccountIn(**old.document).managed_by}:
         raise Refused(404, "no such account is enrolled; `kumomori cloud list` names them")
     keys = (
         connection.execute(
@@ -143,4 +171,4 @@ def delete(connection: Connection, cloud: str, account: str, who: str, now: date
     _, told = estate.close(connection, keys, now)
     connection.execute(table.delete().where(*is_it))
     record(connection, now, who, "account.deleted", f"{cloud}://{account}", instances=len(keys))
-    return told | {fleet}
+    return told | {old.fleet}

@@ -389,13 +389,14 @@ task = Table(  # what a fleet is asked to do once, and its answer; a day later i
     Column("fleet", Name, nullable=False),
     Column("account", Key),  # cloud://account
     Column("dry_run", sa.Boolean, nullable=False),
+    Column("evidence", sa.Boolean, nullable=False, server_default=sa.false()),
     Column("by", Name, nullable=False),
     Column("asked", UtcDateTime, nullable=False, index=True),
     Column("expires", UtcDateTime, nullable=False),
     Column("fetched", UtcDateTime),  # first handed out
     Column("answered", UtcDateTime),
     Column("answer", Json),  # TaskAnswer
-    CheckConstraint("kind IN ('sweep', 'check')", name="kind"),
+    CheckConstraint("kind IN ('sweep', 'clear', 'check')", name="kind"),
     CheckConstraint("(answered IS NULL) = (answer IS NULL)", name="answered"),
     Index("ix_task_fleet", "fleet", "asked"),
 )

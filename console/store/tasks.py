@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from client.model import CheckIn, SweepIn, Task, TaskAnswer, TaskOut
+from client.model import CheckIn, ClearIn, SweepIn, Task, TaskAnswer, TaskOut
 from console.problems import Refused
 from console.store import tables
 from console.store.database import Database
@@ -36,6 +36,18 @@ def sweep(connection: Connection, wanted: SweepIn, who: str, now: datetime, *, d
     return [_ask(connection, "sweep", fleet, account, who, now, dry_run=dry_run)]
 
 
+def clear(connection: Connection, wanted: ClearIn, who: str, now: datetime) -> list[TaskOut]:
+    """A task for each fleet that may keep something there; none if none is registered. Raises `Refused`: 409 while it is enrolled."""
+    if _serving(connection, wanted.account) is not None:
+        raise Refused(409, f"{wanted.account}: is enrolled; remove it first")
+    table = tables.fleet
+    query = sa.select(table.c.name).order_by(table.c.name)
+    if wanted.fleet is not None:
+        query = query.where(table.c.name == wanted.fleet)
+    asked = connection.execute(query).scalars().all()
+    return [_ask(connection, "clear", one, wanted.account, who, now, evidence=wanted.evidence) for one in asked]
+
+
 def check(connection: Connection, wanted: CheckIn, who: str, now: datetime) -> TaskOut:
     """Raises `Refused`: 404 for an account that is not known."""
     return _ask(connection, "check", _fleet_of(connection, wanted.account), wanted.account, who, now)
@@ -53,37 +65,44 @@ def _fleets(connection: Connection, wanted: SweepIn) -> Sequence[str]:
 
 
 def _fleet_of(connection: Connection, account: str) -> str:
+    found = _serving(connection, account)
+    if found is None:
+        raise Refused(404, "the account is not known; accounts are named as their list does, cloud://account")
+    return found
+
+
+def _serving(connection: Connection, account: str) -> str | None:
+    """The fleet of `account` (cloud://account), if that is enrolled."""
     table = tables.account
     cloud, _, name = account.partition("://")
     query = sa.select(table.c.fleet).where(table.c.cloud == cloud, table.c.account == name)
-    found = connection.execute(query).scalar_one_or_none()
-    if found is None:
-        raise Refused(404, "the account is not known; accounts are named as their list does, cloud://account")
-    return str(found)
+    return connection.execute(query).scalar_one_or_none()
 
 
 def _ask(
     connection: Connection,
-    kind: Literal["sweep", "check"],
+    kind: Literal["sweep", "clear", "check"],
     fleet: str,
     account: str | None,
     who: str,
     now: datetime,
     *,
     dry_run: bool = False,
+    evidence: bool = False,
 ) -> TaskOut:
     """One that was asked for before and is under way is given instead of another one. Raises `Refused`: 429 if too many are."""
     table = tables.task
     waiting = _waiting(connection, fleet, now, MOST_WAITING)
     for row in waiting:
-        if (row.kind, row.account, row.dry_run) == (kind, account, dry_run):
+        if (row.kind, row.account, row.dry_run, row.evidence) == (kind, account, dry_run, evidence):
             return _out(row)
     if len(waiting) >= MOST_WAITING:
         raise Refused(429, f"the fleet {fleet} has {MOST_WAITING} tasks to do", headers={"Retry-After": "30"})
     id_ = f"{kind}-{secrets.token_hex(8)}"
-    values = {"kind": kind, "fleet": fleet, "account": account, "dry_run": dry_run, "by": who, "asked": now}
-    connection.execute(table.insert().values(id=id_, expires=now + LASTING, **values))
-    record(connection, now, who, f"{kind}.asked", account or fleet, task=id_, dry_run=dry_run)
+    how = {"dry_run": dry_run, "evidence": evidence}
+    values = {"kind": kind, "fleet": fleet, "account": account, "by": who, "asked": now}
+    connection.execute(table.insert().values(id=id_, expires=now + LASTING, **values, **how))
+    record(connection, now, who, f"{kind}.asked", account or fleet, task=id_, **how)
     return get(connection, id_)
 
 
@@ -104,7 +123,7 @@ def fetch(database: Database, fleet: str, now: datetime) -> tuple[Task, ...]:
                 connection.execute(
                     table.update().where(table.c.id == row.id, table.c.fetched.is_(None)).values(fetched=now)
                 )
-    return tuple(Task(id=row.id, kind=row.kind, account=row.account, dry_run=row.dry_run) for row in rows)
+    return tuple(Task(**{name: getattr(row, name) for name in Task.model_fields}) for row in rows)
 
 
 def answer(connection: Connection, fleet: str, task: str, said: TaskAnswer, now: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,21 +11,30 @@ from pulumi.dynamic import CheckResult, CreateResult, DiffResult, ReadResult, Re
 from pydantic import ValidationError
 
 from client.api import Console
-from client.model import AccountIn, AccountOut
-from core.errors import Conflict, Gone
+from client.model import AccountIn, AccountOut, ClearIn, TaskOut
+from core.errors import Conflict, Gone, Unavailable
 from core.text import printable
 from infra.console.policy import Json
-from infra.console.provider import ConsoleProvider, failure, is_unknown, refuse_open_token
+from infra.console.provider import ConsoleProvider, failure, is_unknown, refuse_open_token, whose
 
 _FIELDS: Final = tuple(AccountIn.model_fields)
+_SWITCHES: Final = ("clear", "clear_evidence")
+_BEGIN_SECONDS: Final = 60.0  # for a fleet to begin with it
+_CLEAR_SECONDS: Final = 300.0  # a fleet gives itself 240
+_LOOK_SECONDS: Final = 0.5
+_SHOWN: Final = 10
 
 
 class AccountProvider(ConsoleProvider):
-    """Inputs are the fields of `client.model.AccountIn`; the id is `cloud://account`."""
+    """Inputs are the fields of `client.model.AccountIn`, `clear` and `clear_evidence`; the id is `cloud://account`."""
 
     def check(self, _olds: Json, news: Json) -> CheckResult:
         known = {name: value for name, value in news.items() if name in _FIELDS and not is_unknown(value)}
-        failures = []
+        failures = [
+            failure(name, f"{name}: is true or false")
+            for name in _SWITCHES
+            if not is_unknown(news.get(name)) and not isinstance(news.get(name, False), bool)
+        ]
         try:
             AccountIn.model_validate(known)
         except ValidationError as error:
@@ -45,43 +55,78 @@ class AccountProvider(ConsoleProvider):
         with self.console() as console:
             found = _find(console, id_)
         wanted = _wanted(news)
-        same = found is not None and _fields(found) == _fields(wanted) and _fields(wanted) == _fields(_wanted(olds))
+        same = (
+            found is not None
+            and _fields(found) == _fields(wanted)
+            and _outs(wanted, news) == _outs(_wanted(olds), olds)
+        )
         return DiffResult(changes=not same, replaces=[])
 
     def create(self, props: Json) -> CreateResult:
-        """Raises `Conflict` if it is enrolled already, in another way: nobody's account is taken over unseen."""
+        """Raises `Conflict` if another program manages it, or somebody enrolled it in another way: no account is taken over unseen."""
         wanted = _wanted(props)
-        id_ = _id(wanted)
         with self.console() as console:
-            found = _find(console, id_)
-            if found is not None and _fields(found) != _fields(wanted):
-                differ = ", ".join(name for name in _FIELDS if getattr(found, name) != getattr(wanted, name))
-                raise Conflict(
-                    f"{id_}: is enrolled already, with another {differ}; remove it (`kumomori cloud remove {id_}`), or say the same"
-                )
             console.add_account(wanted)
-        return CreateResult(id_, _fields(wanted))
+        return CreateResult(_id(wanted), _outs(wanted, props))
 
     def update(self, _id: str, _olds: Json, news: Json) -> UpdateResult:
+        """Raises `Conflict` as `create` does."""
         wanted = _wanted(news)
         with self.console() as console:
             console.add_account(wanted)
-        return UpdateResult(_fields(wanted))
+        return UpdateResult(_outs(wanted, news))
 
-    def read(self, id_: str, _props: Json) -> ReadResult:
+    def read(self, id_: str, props: Json) -> ReadResult:
         with self.console() as console:
             found = _find(console, id_)
         if found is None:
             return ReadResult("", {}, {})
-        return ReadResult(id_, _fields(found), _fields(found))
+        return ReadResult(id_, _outs(found, props), _outs(found, props))
 
-    def delete(self, _id: str, props: Json) -> None:
-        """Its machines are closed and no longer scanned; what was found on them stays."""
+    def delete(self, id_: str, props: Json) -> None:
+        """Its machines are closed and no longer scanned; what was found on them stays. With `clear` the fleet keeps nothing there.
+
+        An account that is another's by now is left alone. Raises `Conflict` or `Unavailable` if something of ours is left there: the
+        role that the fleet needs for it stays then, too, as Pulumi deletes what this resource depends on later.
+        """
         with self.console() as console:
             try:
-                console.remove_account(props["cloud"], props["account"])
+                console.remove_account(props["cloud"], props["account"], managed_by=props["managed_by"])
             except Gone:
-                pass
+                pass  # or a destruction that broke off in what follows
+            if props["clear"] and props["cloud"] != "file":
+                try:
+                    asked = console.clear(ClearIn(account=id_, fleet=props["fleet"], evidence=props["clear_evidence"]))
+                except Conflict:
+                    return
+                for one in asked:
+                    _cleared(console, id_, one)
+
+
+def _cleared(console: Console, id_: str, task: TaskOut) -> None:
+    """Wait until the fleet has answered. Raises `Conflict`, `Unavailable`."""
+    hint = "To leave it: `clear=False`, and `pulumi up`, before"
+    began = time.monotonic()
+    while task.answer is None:
+        passed = time.monotonic() - began
+        if passed > (_CLEAR_SECONDS if task.fetched else _BEGIN_SECONDS):
+            state = "is not done" if task.fetched else "has not begun"
+            raise Unavailable(
+                f"{id_}: the fleet {task.fleet} {state} with what it keeps there after {passed:.0f} seconds; see that it runs, and try again. {hint}"
+            )
+        time.sleep(_LOOK_SECONDS)
+        task = console.task(task.id)
+    answer = task.answer
+    problems = [answer.problem] if answer.problem else []
+    problems += [f"{one.id or one.of or one.place}: {one.problem}" for one in answer.swept if one.problem]
+    if answer.evidence:
+        problems.append(
+            f"{answer.evidence} snapshots are kept as evidence until {answer.evidence_until:%Y-%m-%d %H:%MZ}; copy what you need, and say "
+            "`clear_evidence=True`, and `pulumi up`, before"
+        )
+    if problems:
+        words = "; ".join(printable(one)[:1000] for one in problems[:_SHOWN])
+        raise Conflict(f"{id_}: something of ours is left there: {words}. {hint}")
 
 
 def _wanted(props: Json) -> AccountIn:
@@ -90,6 +135,10 @@ def _wanted(props: Json) -> AccountIn:
 
 def _fields(account: AccountIn) -> dict[str, Any]:
     return {name: value for name, value in account.model_dump(mode="json").items() if name in _FIELDS}
+
+
+def _outs(account: AccountIn, props: Json) -> dict[str, Any]:
+    return _fields(account) | {name: props[name] for name in _SWITCHES if name in props}
 
 
 def _id(account: AccountIn) -> str:
@@ -105,6 +154,8 @@ class CloudAccount(Resource, module="kumomori", name="CloudAccount"):
 
     `cloud`: `aws`, or `file` for the machines of a site, listed in `instances_file` on the fleet. `role`: name or ARN that the fleet
     takes there, with `external_id`. `regions`: none means all that are enabled. `queue_url`: where events of instances arrive.
+    `clear`: when this is destroyed, wait until the fleet has deleted what it keeps there for the next scans. What it keeps as evidence
+    stops the destruction, unless `clear_evidence` is on. Let it depend on what the fleet needs for that, its role at least.
     """
 
     cloud: pulumi.Output[str]
@@ -123,6 +174,8 @@ class CloudAccount(Resource, module="kumomori", name="CloudAccount"):
         external_id: pulumi.Input[str] = "",
         queue_url: pulumi.Input[str] = "",
         instances_file: pulumi.Input[str] = "",
+        clear: pulumi.Input[bool] = True,
+        clear_evidence: pulumi.Input[bool] = False,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         refuse_open_token()
@@ -135,5 +188,8 @@ class CloudAccount(Resource, module="kumomori", name="CloudAccount"):
             "external_id": external_id,
             "queue_url": queue_url,
             "instances_file": instances_file,
+            "managed_by": whose(resource_name),
+            "clear": clear,
+            "clear_evidence": clear_evidence,
         }
         super().__init__(AccountProvider(), resource_name, dict(props), opts)

@@ -109,17 +109,22 @@ def place(document: str, line: int, column: int, words: str) -> str:
 
 
 def document_name(name: str) -> str:
-    """`pulumi/PROJECT/STACK/NAME.yaml`: whose it is. Called in the program, as a provider does not know its stack."""
+    """`pulumi/PROJECT/STACK/NAME.yaml`. Raises `ConfigError`."""
+    found = f"{whose(name)}.yaml"
+    if len(found) > 200:
+        raise ConfigError(f"{found}: is longer than 200 characters")
+    return found
+
+
+def whose(name: str) -> str:
+    """`pulumi/PROJECT/STACK/NAME`. Called in the program, as a provider does not know its stack. Raises `ConfigError`."""
     parts = (pulumi.get_project(), pulumi.get_stack(), name)
     for part in parts:
         if _PART.fullmatch(part) is None:
             raise ConfigError(
-                f"{printable(part)[:100]!r}: as it is part of a document's name, it may have letters, digits, `.`, `_` and `-` only"
+                f"{printable(part)[:100]!r}: as it says in the console whose something is, it may have letters, digits, `.`, `_` and `-` only"
             )
-    found = f"pulumi/{'/'.join(parts)}.yaml"
-    if len(found) > 200:
-        raise ConfigError(f"{found}: is longer than 200 characters")
-    return found
+    return f"pulumi/{'/'.join(parts)}"
 
 
 def is_unknown(value: Any) -> bool:

@@ -58,6 +58,12 @@ def keep(database: Database, connection: Connection, order: ScanOrder, token: st
     connection.execute(update(resource).where(*mine).values(evidence_until_ms=until))
 
 
+def forget(connection: Connection, cloud: str, account: str) -> None:
+    """Nobody needs what is kept in this account any more."""
+    theirs = (resource.c.cloud == cloud, resource.c.account == account, resource.c.evidence_until_ms.is_not(None))
+    connection.execute(update(resource).where(*theirs).values(evidence_until_ms=None))
+
+
 def is_free(now_ms: int) -> Any:
     """Of a row of the ledger: it is no evidence, or not any more."""
     return or_(resource.c.evidence_until_ms.is_(None), resource.c.evidence_until_ms <= now_ms)

@@ -1,7 +1,7 @@
 """Accounts that the console names no longer: how to enter them is remembered until nothing of ours is left there.
 
 No secret stands in what is remembered, as none stands in `client.model.AccountIn`. After `GRACE_SECONDS` the bases there are given
-up, and the sweeper deletes their snapshots; scans do not enter such an account any more.
+up, at once if somebody says so (`hasten`), and the sweeper deletes their snapshots; scans do not enter such an account any more.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from client.model import ENDED, AccountIn
 from scanner.fleet import kept
 from scanner.fleet.database import Database
 from scanner.fleet.slots import Fence
-from scanner.fleet.tables import resource, scan
+from scanner.fleet.tables import outbox, resource, scan
 from scanner.ledger import LISTED_SECONDS
 
 GRACE_SECONDS: Final = 3600.0  # somebody may have taken it away by mistake, or the console's database was lost
@@ -54,6 +54,42 @@ def told(database: Database, connection: Connection, before: Iterable[AccountIn]
     there = {one.key for one in known}
     new = [Left(one, clock) for one in before if one.cloud != "file" and (one.cloud, one.account) not in there]
     _write(connection, [one for one in (*known, *new) if one.key not in named])
+
+
+def hasten(connection: Connection, cloud: str, account: str) -> None:
+    """Somebody says that it was no mistake: it is due now. What is named again meanwhile is not left, and stays so."""
+    _write(connection, [replace(one, since_ms=0) if one.key == (cloud, account) else one for one in left(connection)])
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What keeps an account from being done with. `late`: what a scan that died may have made, and is not listed yet."""
+
+    runs: int  # scans that are in it
+    unsent: int  # results that the console does not have
+    there: int  # snapshots and such
+    late: int
+    evidence: int  # kept on purpose …
+    evidence_until_ms: int  # … until the last of it is free
+
+
+def rest(connection: Connection, cloud: str, account: str, now_ms: int) -> Rest:
+    in_it = (scan.c.cloud == cloud, scan.c.account == account)
+    runs = select(func.count()).where(*in_it, scan.c.attempt > 0, scan.c.state.not_in(ENDED))
+    unsent = select(func.count()).select_from(outbox.join(scan, scan.c.id == outbox.c.scan))
+    unsent = unsent.where(*in_it, outbox.c.sent_ms.is_(None), outbox.c.refused.is_(None))
+    theirs = (resource.c.cloud == cloud, resource.c.account == account)
+    rows = connection.execute(select(resource.c.id, resource.c.evidence_until_ms).where(*theirs)).all()
+    kept_ms = [row.evidence_until_ms for row in rows if (row.evidence_until_ms or 0) > now_ms]
+    late = sum(not row.id and (row.evidence_until_ms or 0) <= now_ms for row in rows)
+    return Rest(
+        runs=connection.execute(runs).scalar_one(),
+        unsent=connection.execute(unsent).scalar_one(),
+        there=len(rows) - late - len(kept_ms),
+        late=late,
+        evidence=len(kept_ms),
+        evidence_until_ms=max(kept_ms, default=0),
+    )
 
 
 def settle(database: Database, fence: Fence | None, give_up: Callable[[Connection, str, str], object]) -> None:

@@ -1,4 +1,5 @@
-"""What the console asks this fleet to do once, now: a sweep, or a check of what its role may in an account. See docs/fleet.md.
+"""What the console asks this fleet to do once, now: a sweep, the end of all that it keeps in an account, or a check of what its role may
+there. See docs/fleet.md.
 
 Nothing is written down here: what a process that died did not answer is handed out again, and either may be done twice. Somebody waits, so an
 answer has what was come to in `_SECONDS`, and says that the rest is missing.
@@ -10,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
 from sqlalchemy import func, select
@@ -23,11 +25,12 @@ from cloud.aws.permissions import advice
 from core.errors import AccessDenied, ConfigError, Error, Throttled, Unavailable
 from core.estate import Place
 from core.text import printable
-from scanner.fleet import kept
+from scanner.fleet import evidence, kept, leaving
 from scanner.fleet.clouds import accounts
 from scanner.fleet.context import clouds_of, objects_of
 from scanner.fleet.database import Database
 from scanner.fleet.inventory import Inventory, Listing
+from scanner.fleet.ledger import LISTED_SECONDS
 from scanner.fleet.line import Line, Said
 from scanner.fleet.settings import Settings
 from scanner.fleet.slots import Fence
@@ -36,6 +39,7 @@ from scanner.fleet.tables import resource
 
 _SECONDS: Final = 240.0  # for one task
 _KNOWN_SECONDS: Final = 10.0  # an account that was just added is told by `link`
+_LOOK_SECONDS: Final = 1.0  # a scan or a result that is waited for
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _ANSWERING_SECONDS: Final = 300.0
 _SUBJECT: Final = "tasks"
@@ -78,7 +82,13 @@ class Tasks:
         """What came of it; what could not be done is in the answer. Raises `Fenced`."""
         ends = time.monotonic() + _SECONDS
         try:
-            return self._sweep(task, ends) if task.kind == "sweep" else self._check(task, ends)
+            match task.kind:
+                case "sweep":
+                    return self._sweep(task, ends)
+                case "clear":
+                    return self._clear(task, ends)
+                case "check":
+                    return self._check(task, ends)
         except Error as error:
             return TaskAnswer(problem=_words(str(error)))
         except Exception as error:  # noqa: BLE001  a border: who waits is told, and the thread goes on
@@ -144,6 +154,52 @@ class Tasks:
             count, size = connection.execute(query.where(resource.c.kept_for.is_not(None))).one()
         return int(count), int(size)
 
+    # clear
+
+    def _clear(self, task: Task, ends: float) -> TaskAnswer:
+        """Ends what this fleet keeps in an account that the console does not name any more, once its scans and results are through.
+
+        What could be cleared goes on being so without this task. Raises `ConfigError`, `CloudError`, `Unavailable`, `Fenced`.
+        """
+        installation = kept.installation(self._database, self._settings.installation)
+        clouds = clouds_of(self._settings, self._database, installation, sweeping=True)
+        cloud, _, account = (task.account or "").partition("://")
+        self._until_not_named(cloud, account)
+        sizes = self._sizes()
+        lines: dict[tuple[str, str, str], SweptLine] = {}
+        while True:
+            with self._database.write() as connection:
+                self._fence.guard(connection)
+                leaving.hasten(connection, cloud, account)
+                if task.evidence:
+                    evidence.forget(connection, cloud, account)
+            for one in sweep_clouds(self._database, self._fence, clouds, only=(cloud, account)):
+                line = _swept(one, sizes)
+                lines[line.place, line.kind, line.id or line.of] = line
+            with self._database.read() as connection:
+                rest = leaving.rest(connection, cloud, account, kept.now_ms(self._database, connection))
+            waits = _rest_words(rest)
+            if not waits or time.monotonic() > ends - _LOOK_SECONDS or self._ended.wait(_LOOK_SECONDS):
+                break
+        found = list(lines.values())
+        return TaskAnswer(
+            installation=installation,
+            swept=tuple(found[:MOST_LINES]),
+            more=len(found[MOST_LINES:]),
+            evidence=rest.evidence,
+            evidence_until=datetime.fromtimestamp(rest.evidence_until_ms / 1000, UTC) if rest.evidence else None,
+            problem=_words(waits),
+        )
+
+    def _until_not_named(self, cloud: str, account: str) -> None:
+        """The console says so to `link` when it is next asked for orders. Raises `ConfigError` if it names it still."""
+        ends = time.monotonic() + _KNOWN_SECONDS + self._settings.pull_seconds
+        while any((one.cloud, one.account) == (cloud, account) for one in accounts(self._database)):
+            if time.monotonic() > ends or self._ended.wait(self._settings.poll_seconds):
+                raise ConfigError(
+                    f"{cloud}://{account}: is one of this fleet's accounts still; it is to be removed before"
+                )
+
     # check
 
     def _check(self, task: Task, ends: float) -> TaskAnswer:
@@ -201,6 +257,22 @@ class _Room(Generic[L]):
             if time.monotonic() > self._ends:
                 self.problem = f"not all of it was done within {_SECONDS:.0f} seconds"
                 return
+
+
+def _rest_words(rest: leaving.Rest) -> str:
+    """Empty if nothing is waited for. What is evidence is not."""
+    found = []
+    if rest.runs:
+        found.append(f"{rest.runs:,} scans that are ending")
+    if rest.unsent:
+        found.append(f"{rest.unsent:,} results that the console does not have yet")
+    if rest.there:
+        found.append(f"{rest.there:,} snapshots that could not be deleted yet")
+    if rest.late:
+        found.append(
+            f"{rest.late:,} that a killed scan may have made, looked for until {LISTED_SECONDS / 60:.0f} minutes after it"
+        )
+    return f"there are still {', '.join(found)}" if found else ""
 
 
 def _pause_seconds(failed: int) -> float:

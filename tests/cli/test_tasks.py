@@ -160,6 +160,61 @@ def test_a_console_that_is_away_for_a_moment_is_asked_again(asking: Asking) -> N
     assert b"it is asked again" in result.err
 
 
+ENROLLED = {"cloud": "aws", "account": "1", "fleet": "eu", "added": NOW.isoformat()}
+
+
+@pytest.mark.parametrize(
+    ("words", "answer", "code", "said"),
+    [
+        ((), {"swept": [SNAPSHOT]}, 0, "aws://1/r: snapshot snap-1 (8 GiB): deleted"),
+        ((), {"problem": "there are still 1 scans"}, 3, "not all was done: there are still 1 scans"),
+        (
+            (),
+            {"evidence": 2, "evidence_until": "2030-01-02T03:04:05Z"},
+            3,
+            "2 snapshots kept as evidence until 2030-01-02 03:04:05Z: copy what you need, then delete them by `kumomori cloud remove aws://1 --clear --evidence`",
+        ),
+        (("--evidence",), {"swept": [SNAPSHOT]}, 0, "deleted"),
+    ],
+)
+def test_removed_and_cleared(
+    asking: Asking, words: tuple[str, ...], answer: dict[str, Any], code: int, said: str
+) -> None:
+    cleared = task(answer, kind="clear", account="aws://1")
+    result = asking(
+        ("cloud", "remove", "aws://1", "--clear", *words), [ENROLLED], Answer(204, b""), {"items": [cleared]}, cleared
+    )
+    assert result.code == code, result
+    assert said in result.err.decode()
+    assert result.out == b"removed: aws://1\n"
+    assert asking.asked[1:3] == ["DELETE /v1/accounts/aws/1", "POST /v1/clears"]
+    assert json.loads(asking.bodies[2]) == {"account": "aws://1", "fleet": "eu", "evidence": bool(words)}
+
+
+def test_cleared_again(asking: Asking) -> None:
+    """It was removed before, and nothing is there any more; the fleet is said, or all are asked."""
+    cleared = task({}, kind="clear", account="aws://1")
+    again = asking(("cloud", "remove", "aws://1", "--clear", "--fleet", "eu"), [], {"items": [cleared]}, cleared)
+    assert (again.code, again.out) == (0, b"")
+    assert json.loads(asking.bodies[1])["fleet"] == "eu"
+    none = asking(("cloud", "remove", "aws://1", "--clear"), [], {"items": []})
+    assert none.code == 0
+    assert b"no fleet has registered yet" in none.err
+    assert json.loads(asking.bodies[1])["fleet"] is None
+    assert "need --clear" in asking(("cloud", "remove", "aws://1", "--evidence"), {}).refused()
+
+
+def test_what_a_program_manages(asking: Asking) -> None:
+    managed = ENROLLED | {"managed_by": f"pulumi/acme/dev/x{EVIL}"}
+    removed = asking(("cloud", "remove", "aws://1"), [managed], Answer(204, b""))
+    assert removed.code == 0
+    assert b"pulumi/acme/dev/x\\x1b" in removed.err
+    assert b"would add it again" in removed.err
+    added = asking(("cloud", "add", "aws", "111122223333"), managed)
+    assert added.code == 0
+    assert b"changes it back" in added.err
+
+
 def test_a_check_from_here_needs_a_region(asking: Asking) -> None:
     line_ = asking(("cloud", "check", "aws://1", "--role", "Scanner"), {}).refused()
     assert "aws://ACCOUNT/REGION" in line_

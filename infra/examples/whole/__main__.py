@@ -60,7 +60,8 @@ company = Organization(
     pulumi.ResourceOptions(provider=entering("management", config.require("management"))),
 )
 
-# Enrolled last, removed first: while the console knows an account, the role that it names is there.
+# Enrolled last, removed first: while the console knows an account, the role that it names is there, and while it is
+# removed, the fleet, which deletes what it keeps there.
 CloudAccount(
     "production",
     account=production.account,
@@ -68,6 +69,7 @@ CloudAccount(
     external_id=production.external_id,
     queue_url=production.queue_url,
     regions=production.regions,
+    opts=pulumi.ResourceOptions(depends_on=[fleet]),
 )
 for member in members:
     CloudAccount(
@@ -75,7 +77,7 @@ for member in members:
         account=member,
         role=company.member_role_name,
         external_id=company.external_id,
-        opts=pulumi.ResourceOptions(depends_on=[company]),
+        opts=pulumi.ResourceOptions(depends_on=[fleet, company]),
     )
 
 everywhere = Policy("company", settings={"actions": {"high": ["alert", "tag"]}}, lock=["actions.high"])

@@ -39,6 +39,7 @@ DOCUMENTED = {
     ("POST", "/v1/scans/{id}/pause"): "scan",
     ("POST", "/v1/scans/{id}/resume"): "scan",
     ("POST", "/v1/sweeps"): "admin",
+    ("POST", "/v1/clears"): "admin",
     ("POST", "/v1/sweeps/dry-run"): "scan",
     ("POST", "/v1/checks"): "scan",
     ("GET", "/v1/tasks/{id}"): "read",

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from client.model import AccountIn, CheckedLine, CheckIn, FleetIn, SweepIn, SweptLine, TaskAnswer, TaskOut
+from client.model import AccountIn, CheckedLine, CheckIn, ClearIn, FleetIn, SweepIn, SweptLine, TaskAnswer, TaskOut
 from console.clock import now
 from console.problems import Refused
 from console.store import accounts, fleets, tables, tasks
@@ -43,6 +43,23 @@ def sweep(database: Database, wanted: SweepIn | None = None, *, dry_run: bool = 
 def check(database: Database, account: str = ACCOUNT) -> TaskOut:
     with database.write() as connection:
         return tasks.check(connection, CheckIn(account=account), "me", now())
+
+
+def test_what_is_kept_in_an_account_that_was_removed(known: Database) -> None:
+    with known.write() as connection, pytest.raises(Refused) as refused:
+        tasks.clear(connection, ClearIn(account=ACCOUNT), "me", now())
+    assert refused.value.status == 409
+    with known.write() as connection:
+        accounts.delete(connection, "aws", "123456789012", "me", now())
+        both = tasks.clear(connection, ClearIn(account=ACCOUNT), "me", now())
+        (east,) = tasks.clear(connection, ClearIn(account=ACCOUNT, fleet="east"), "me", now())
+        (more,) = tasks.clear(connection, ClearIn(account=ACCOUNT, fleet="east", evidence=True), "me", now())
+        assert tasks.clear(connection, ClearIn(account=ACCOUNT, fleet="none"), "me", now()) == []
+    assert [one.fleet for one in both] == ["east", "west"]
+    assert east == both[0]
+    assert more.id != east.id
+    (got,) = tasks.fetch(known, "west", now())
+    assert (got.kind, got.account, got.evidence) == ("clear", ACCOUNT, False)
 
 
 def answer(database: Database, fleet: str, task: str, said: TaskAnswer = GIVEN) -> None:

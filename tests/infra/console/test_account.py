@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pulumi
 import pytest
 
 from client.api import Console
-from client.model import AccountIn, Scope
+from client.model import AccountIn, FleetIn, Scope, SweptLine, Task, TaskAnswer
+from console.clock import now
 from console.serve import Running
-from infra.console import CloudAccount
+from console.store import fleets, tasks
+from core.errors import Unavailable
+from infra.console import CloudAccount, account
 from infra.console.account import AccountProvider
 from tests.console.made import ACCOUNT, enrol, finding, scanned
-from tests.infra.console.conftest import Stack
+from tests.infra.console.conftest import Secret, Stack
 
 GIVEN: dict[str, Any] = {"account": ACCOUNT.account, "role": "KumomoriScanner", "regions": ["eu-west-1"]}
 
@@ -75,11 +83,128 @@ def test_a_change_by_hand_shows_and_is_changed_back(stack: Stack, api: Console) 
 def test_an_account_that_is_enrolled_in_another_way(stack: Stack, api: Console) -> None:
     engine, other = stack(), stack("shop")
     engine.up(production).ok()
-    said = other.up(lambda: production(fleet="shop", role="Other")).refused()
-    assert "aws://123456789012: is enrolled already, with another fleet, role" in said
+    for program in (lambda: production(fleet="shop", role="Other"), production):
+        said = other.up(program).refused()
+        assert "aws://123456789012: is enrolled already, by pulumi/acme/dev/production; remove it there" in said
     assert accounts(api)["aws://123456789012"].fleet == "default"
+    assert other.resources == {}
+    assert "by pulumi/acme/dev/production" in engine.up(_renamed).refused(), "else the old one's end would remove it"
     engine.resources.clear()  # a creation that broke off is taken up
     assert engine.up(production).ok().ops == {"production": "create"}
+
+
+def _renamed() -> None:
+    CloudAccount("shop", **GIVEN)
+
+
+def test_an_account_that_was_enrolled_by_hand(stack: Stack, api: Console) -> None:
+    """Is taken over by who says the same of it; who changes it by hand later leaves it the program's."""
+    engine = stack()
+    api.add_account(AccountIn(**GIVEN, cloud="aws", fleet="mine"))
+    said = engine.up(production).refused()
+    assert "aws://123456789012: is enrolled already, with another fleet; remove it" in said
+    assert accounts(api)["aws://123456789012"].managed_by == ""
+    engine.up(lambda: production(fleet="mine")).ok()
+    assert accounts(api)["aws://123456789012"].managed_by == "pulumi/acme/dev/production"
+    api.add_account(AccountIn(**GIVEN, cloud="aws", fleet="yours"))
+    assert accounts(api)["aws://123456789012"].managed_by == "pulumi/acme/dev/production"
+    engine.destroy().ok()
+    assert accounts(api) == {}
+
+
+def test_an_account_that_is_somebody_elses_by_now(stack: Stack, api: Console) -> None:
+    engine, other = stack(), stack("shop")
+    engine.up(production).ok()
+    api.remove_account("aws", "123456789012")
+    other.up(production).ok()
+    assert "by pulumi/shop/dev/production" in engine.up(lambda: production(fleet="x")).refused()
+    engine.destroy().ok()
+    assert accounts(api)["aws://123456789012"].managed_by == "pulumi/shop/dev/production"
+
+
+@pytest.fixture
+def fleet(running: Running) -> None:
+    with running.console.database.write() as connection:
+        fleets.register(connection, FleetIn(name="default"), "test", now())
+
+
+@contextmanager
+def answering(running: Running, answer: TaskAnswer | None) -> Iterator[list[Task]]:
+    """A fleet that fetches what it is asked for, and answers that, or nothing."""
+    asked: list[Task] = []
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.05):
+            for one in tasks.fetch(running.console.database, "default", now()):
+                asked.append(one)
+                if answer is not None:
+                    with running.console.database.write() as connection:
+                        tasks.answer(connection, "default", one.id, answer, now())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        ended.set()
+        thread.join()
+
+
+LEFT = TaskAnswer(evidence=2, evidence_until=datetime(2030, 1, 2, 3, 4, tzinfo=UTC))
+FAILED = TaskAnswer(
+    problem="there are still 1 scans that are ending",
+    swept=(SweptLine(place="aws://1/r", kind="snapshot", id="snap-1", problem="denied"),),
+)
+
+
+@pytest.mark.usefixtures("fleet")
+def test_destroyed_its_fleet_keeps_nothing_there(stack: Stack, api: Console, running: Running) -> None:
+    engine = stack()
+    engine.up(production).ok()
+    for answer, words in (
+        (LEFT, "2 snapshots are kept as evidence until 2030-01-02 03:04Z"),
+        (FAILED, "snap-1: denied"),
+    ):
+        with answering(running, answer):
+            said = engine.destroy().refused()
+        assert words in said
+        assert "clear=False" in said
+        assert len(engine.resources) == 1, "until then the role that it depends on stays"
+    with answering(running, TaskAnswer()) as asked:
+        engine.up(lambda: production(clear_evidence=True)).ok()
+        engine.destroy().ok()
+    assert [(one.kind, one.account, one.evidence) for one in asked] == [("clear", "aws://123456789012", True)]
+    assert accounts(api) == {}
+
+
+@pytest.mark.usefixtures("fleet")
+def test_without_clear_nobody_is_waited_for(stack: Stack, api: Console, running: Running) -> None:
+    engine = stack()
+    engine.up(lambda: production(clear=False)).ok()
+    with answering(running, LEFT) as asked:
+        engine.destroy().ok()
+        assert asked == []
+    assert accounts(api) == {}
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_fleet_that_does_not_answer(secret: Secret, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider, token = AccountProvider(), secret("slow")
+    monkeypatch.setattr(account, "_BEGIN_SECONDS", 0.1)
+    monkeypatch.setattr(account, "_CLEAR_SECONDS", 0.2)
+    monkeypatch.setattr(provider, "console", lambda: Console(running.address, token))
+    props = AccountIn(cloud="aws", account="1", managed_by="me").model_dump() | {"clear": True, "clear_evidence": False}
+    provider.create(props)
+    with pytest.raises(Unavailable, match=r"the fleet default has not begun .* after [0-9]+ seconds; see that it runs"):
+        provider.delete("aws://1", props)
+    with (
+        answering(running, None) as asked,
+        pytest.raises(Unavailable, match=r"default is not done .* after [0-9]+ seconds"),
+    ):
+        while not asked:
+            time.sleep(0.01)
+        provider.delete("aws://1", props)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +217,7 @@ def test_an_account_that_is_enrolled_in_another_way(stack: Stack, api: Console) 
         pytest.param({"regions": ["x" * 41]}, "regions: regions.0: String should have at most 40", id="region"),
         pytest.param({"regions": ["x"] * 101}, "regions: regions: Tuple should have at most 100", id="regions"),
         pytest.param({"role": "x" * 513}, "role: role: String should have at most 512", id="role"),
+        pytest.param({"clear": "no"}, "clear: clear: is true or false", id="clear"),
         pytest.param({"queue_url": 7}, "queue_url: queue_url: Input should be a valid string", id="number"),
     ],
 )

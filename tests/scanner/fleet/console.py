@@ -81,7 +81,7 @@ class FakeConsole:
     def order_scan(self, name: str, **more: Any) -> Order:
         return self.order("scan", order=scan_order(name, **more))
 
-    def wait(self, ready: Callable[[], Any], seconds: float = 20.0) -> Any:
+    def wait(self, ready: Callable[[], Any], seconds: float = 60.0) -> Any:
         """Until `ready()` is true."""
         deadline = time.monotonic() + seconds
         while not (found := ready()):

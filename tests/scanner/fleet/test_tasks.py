@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pulumi.dynamic import ConfigureRequest
+from pulumi.dynamic.config import Config
 from sqlalchemy import update
 
 from client.api import Console
@@ -22,12 +24,15 @@ from console.serve import Running
 from console.settings import Settings
 from console.store import tokens
 from core.errors import CloudError
-from scanner.fleet import tasks
-from scanner.fleet.tables import scan
+from infra.console.account import AccountProvider
+from scanner.fleet import evidence, tasks
+from scanner.fleet.tables import base, outbox, scan
 from scanner.fleet.tasks import Tasks
 from tests.scanner.fleet.console import FakeConsole, problem, served
 from tests.scanner.fleet.duties import Desk, kill, until
 from tests.scanner.fleet.fleet import ROLE, Fleet, emulated
+from tests.scanner.fleet.test_admission import HERE, an_order
+from tests.scanner.fleet.test_leaving import tell
 from tests.scanner.fleet.test_sweeper import GIB, Yard
 
 DRY = Task(id="sweep-1", kind="sweep", dry_run=True)
@@ -141,6 +146,98 @@ def _long(_: object) -> None:
     raise CloudError("\x1b[31m" * 1_000)
 
 
+@pytest.fixture
+def emptied(here: Here) -> Here:
+    """A base and a piece of evidence in an account, which the console names no longer."""
+    ours = AccountIn(cloud="aws", account=HERE.account)
+    tell(here.yard, ours)
+    token = here.yard.begin("a")
+    here.yard.keep(token, here.yard.make("snap-base", token))
+    here.yard.end("a")
+    token = here.yard.begin("b")
+    here.yard.make("snap-evidence", token)
+    with here.yard.database.write() as connection:
+        connection.execute(update(base).values(machine=f"{HERE}/i-1"))
+        keeping = an_order("b", settings={"evidence.keep_snapshot": True, "evidence.keep_seconds": 3600})
+        evidence.keep(here.yard.database, connection, keeping, token)
+    here.yard.end("b")
+    sent(here.yard)
+    tell(here.yard)
+    return here
+
+
+def sent(yard: Yard) -> None:
+    """The console has all results."""
+    with yard.database.write() as connection:
+        connection.execute(update(outbox).values(sent_ms=1))
+
+
+CLEAR = Task(id="clear-1", kind="clear", account=f"aws://{HERE.account}")
+
+
+def test_an_account_is_cleared_at_once(emptied: Here) -> None:
+    """Of what is kept as evidence somebody has to say so."""
+    cloud = emptied.yard.cloud
+    with emptied.working():
+        first = emptied.ask(CLEAR)
+        assert ([one.id for one in first.swept], first.problem) == (["snap-base"], "")
+        assert set(cloud.there) == {"snap-evidence"}
+        assert first.evidence == 1
+        assert first.evidence_until is not None
+        assert timedelta(0) < first.evidence_until - datetime.now(UTC) < timedelta(hours=1)
+        again = emptied.ask(CLEAR.model_copy(update={"id": "clear-2"}))
+        assert (again.swept, again.problem, again.evidence) == ((), "", 1)
+        second = emptied.ask(CLEAR.model_copy(update={"id": "clear-3", "evidence": True}))
+        assert ([one.id for one in second.swept], second.problem, second.evidence) == (["snap-evidence"], "", 0)
+        assert cloud.there == {}
+
+
+def test_scans_that_end_and_results_that_are_sent_are_waited_for(
+    emptied: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finding is in the console before the stack that holds the fleet's database may go."""
+    yard = emptied.yard
+    token = yard.begin("c")
+    yard.make("snap-c", token)
+    monkeypatch.setattr(tasks, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tasks, "_SECONDS", 0.5)
+    with emptied.working():
+        busy = emptied.ask(CLEAR)
+        assert "there are still 1 scans that are ending, 1 snapshots" in busy.problem
+        assert "snap-c" in yard.cloud.there
+        yard.end("c")
+        unsent = emptied.ask(CLEAR.model_copy(update={"id": "clear-2"}))
+        assert unsent.problem == "there are still 1 results that the console does not have yet"
+        assert [one.id for one in unsent.swept] == ["snap-c"]
+        sent(yard)
+        assert emptied.ask(CLEAR.model_copy(update={"id": "clear-3"})).problem == ""
+
+
+def test_what_cannot_be_cleared_is_said(emptied: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tasks, "_SECONDS", 0.5)
+    monkeypatch.setattr(tasks, "_KNOWN_SECONDS", 0.1)
+    yard = emptied.yard
+    yard.cloud.fails.add("snap-base")
+    with emptied.working():
+        failed = emptied.ask(CLEAR)
+        assert [(one.id, one.problem) for one in failed.swept] == [("snap-base", "not now")]
+        assert "1 snapshots that could not be deleted" in failed.problem
+        tell(yard, AccountIn(cloud="aws", account=HERE.account))
+        named = emptied.ask(CLEAR.model_copy(update={"id": "clear-2"}))
+        assert "is one of this fleet's accounts still" in named.problem
+        tell(yard)
+        yard.cloud.fails.clear()
+        token = yard.begin("d")
+        yard.make("snap-d", token, noted=False)
+        del yard.cloud.there["snap-d"]
+        yard.end("d")
+        sent(yard)
+        late = emptied.ask(CLEAR.model_copy(update={"id": "clear-3"}))
+        assert "1 that a killed scan may have made, looked for until 15 minutes after it" in late.problem
+    assert set(yard.cloud.there) == {"snap-evidence"}
+
+
 def test_an_account_that_it_does_not_have(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "_KNOWN_SECONDS", 0.1)
     with here.working():
@@ -243,6 +340,7 @@ class Whole:
         with running.console.database.write() as connection:
             wanted = TokenIn(name="admin", scopes=(Scope.ADMIN,))
             admin = tokens.make(connection, wanted, "test").secret
+            self.admin = admin
             wanted = TokenIn(name="fleet", scopes=(Scope.FLEET,), fleet="default")
             token = tokens.make(connection, wanted, "test").secret
         self.fleet = fleet
@@ -260,16 +358,19 @@ class Whole:
         self._environment = environment
 
     @contextmanager
-    def duty(self) -> Iterator[None]:
+    def duty(self, *names: str) -> Iterator[None]:
+        """Of these names; without any, `sweep`."""
         with (self.fleet.folder / "duty.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "scanner.fleet.duty", "sweep"], env=self._environment, stderr=log
-            )
+            processes = [
+                subprocess.Popen([sys.executable, "-m", "scanner.fleet.duty", name], env=self._environment, stderr=log)
+                for name in names or ("sweep",)
+            ]
         try:
             yield
         finally:
-            process.kill()
-            process.wait()
+            for process in processes:
+                process.kill()
+                process.wait()
 
     def answer(self, task: TaskOut) -> TaskAnswer:
         until(lambda: self.api.task(task.id).answered, 60)
@@ -310,6 +411,29 @@ def test_a_console_asks_a_fleet(whole: Whole) -> None:
         wet = whole.answer(asked)
         assert [one.id for one in wet.swept] == [one.id for one in dry.swept]
         assert fleet.ours() == set()
+
+
+@pytest.mark.slow
+def test_a_program_that_is_destroyed_leaves_nothing(whole: Whole) -> None:
+    """Its account is cleared by the fleet while both have the role for it; on the way of `pulumi destroy`."""
+    fleet = whole.fleet
+    fleet.order("kept", settings={"base_snapshots.keep": 1})
+    fleet.worker()
+    assert fleet.ended("kept")["kept"].base
+    assert len(fleet.ours()) == 1
+    provider = AccountProvider()
+    config = {"kumomori:console": whole.api.url, "kumomori:token": whole.admin}
+    provider.configure(ConfigureRequest(Config(config, "acme")))
+    owned = whole.account.model_dump(mode="json") | {"managed_by": "pulumi/acme/dev/production"}
+    made = provider.create(owned | {"clear": True, "clear_evidence": False})
+    assert made.outs is not None
+    until(lambda: whole.api.accounts()[0].managed_by == owned["managed_by"])
+    with whole.duty("link", "sweep"):
+        provider.delete(made.id, dict(made.outs))
+        assert fleet.ours() == set()
+        assert fleet.bases() == []
+        assert whole.api.accounts() == []
+        provider.delete(made.id, dict(made.outs))  # one that broke off
 
 
 def _expired(fleet: Fleet, machine: Any) -> None:
