@@ -39,7 +39,7 @@ from scanner.fleet.tables import resource
 
 _SECONDS: Final = 240.0  # for one task
 _KNOWN_SECONDS: Final = 10.0  # an account that was just added is told by `link`
-_LOOK_SECONDS: Final = 1.0  # a scan or a result that is waited for
+_LOOK_SECONDS: Final = 2.0  # a scan or a result that is waited for
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _ANSWERING_SECONDS: Final = 300.0
 _SUBJECT: Final = "tasks"
