@@ -56,9 +56,12 @@ def told(database: Database, connection: Connection, before: Iterable[AccountIn]
     _write(connection, [one for one in (*known, *new) if one.key not in named])
 
 
-def hasten(connection: Connection, cloud: str, account: str) -> None:
-    """Somebody says that it was no mistake: it is due now. What is named again meanwhile is not left, and stays so."""
-    _write(connection, [replace(one, since_ms=0) if one.key == (cloud, account) else one for one in left(connection)])
+def hasten(connection: Connection, cloud: str, account: str, *, cleared: bool = False) -> None:
+    """Somebody says that it was no mistake: it is due now, or has been looked through. What is named again is not left, and stays so."""
+    found = [
+        replace(one, since_ms=0, cleared=cleared) if one.key == (cloud, account) else one for one in left(connection)
+    ]
+    _write(connection, found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,10 @@ class Tasks:
             waits = _rest_words(rest)
             if not waits or time.monotonic() > ends - _LOOK_SECONDS or self._ended.wait(_LOOK_SECONDS):
                 break
+        if not waits and not rest.evidence:  # its role may go: it is not entered any more
+            with self._database.write() as connection:
+                self._fence.guard(connection)
+                leaving.hasten(connection, cloud, account, cleared=True)
         found = list(lines.values())
         return TaskAnswer(
             installation=installation,

@@ -190,6 +190,8 @@ def test_an_account_is_cleared_at_once(emptied: Here) -> None:
         second = emptied.ask(CLEAR.model_copy(update={"id": "clear-3", "evidence": True}))
         assert ([one.id for one in second.swept], second.problem, second.evidence) == (["snap-evidence"], "", 0)
         assert cloud.there == {}
+        cloud.away = True
+        assert emptied.yard.sweep() == [], "its role may go"
 
 
 def test_scans_that_end_and_results_that_are_sent_are_waited_for(
