@@ -78,5 +78,9 @@ def test_every_parameter_is_documented() -> None:
     asked = {name for file in files for name in re.findall(r"\$\{param:([A-Za-z]+)", file.read_text())}
     assert len(asked) > 10
     assert not [name for name in sorted(asked) if name not in text]
+    listed = text.partition("| `--param=…` | |")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1] for row in listed.splitlines() if row.count("|") > 2]
+    told = {name for row in rows for name in re.findall(r"`([A-Za-z]+)", row)}
+    assert {"scanImage", "database"} <= told <= asked, "the table names what nobody asks for"
     names = [*functions(), "kumomori-STAGE-dead-events"]
     assert not [name for name in names if f"`{name}`" not in text]
