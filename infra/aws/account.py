@@ -17,6 +17,7 @@ from infra.aws.common import (
     default_external_id,
     document,
     document_of,
+    own_account,
     partition,
     tags,
 )
@@ -90,6 +91,7 @@ class ProtectedAccount(pulumi.ComponentResource):
         given.end()
 
         self._prefix, self._tags = name, tags(installation)
+        self._rules = f"kumomori-{name}-"
         self._account = _same_account(self, given, account)
         self._trust = document_of(policies.trust, trusted, external_id)
         role = self._role("scan", role_name, policies.scanner(setup))
@@ -181,7 +183,7 @@ class ProtectedAccount(pulumi.ComponentResource):
         return aws.cloudwatch.EventRule(
             f"{self._prefix}-evt-{region}",
             # the name that Pulumi would make is too long in regions with long names
-            name_prefix=f"kumomori-{self._prefix}-",
+            name_prefix=self._rules,
             description="Launches and state changes of instances, for Kumomori",
             event_pattern=document(policies.event_pattern()),
             region=region,
@@ -193,7 +195,15 @@ class ProtectedAccount(pulumi.ComponentResource):
         bus = self._account.apply(lambda account: f"arn:{partition(home)}:events:{home}:{account}:event-bus/default")
         role = aws.iam.Role(
             f"{self._prefix}-fwd",
-            assume_role_policy=document(running.service_trust("events.amazonaws.com")),
+            assume_role_policy=self._account.apply(
+                lambda account: document(
+                    running.service_trust(
+                        "events.amazonaws.com",
+                        # one role for the rules of all regions, whose ARNs together are longer than a trust policy may be
+                        running.asked_by(account, f"arn:{partition(home)}:events:*:{account}:rule/{self._rules}*"),
+                    )
+                )
+            ),
             tags=self._tags,
             opts=ResourceOptions(parent=self),
         )
@@ -244,5 +254,4 @@ def _same_account(parent: pulumi.Resource, given: Arguments, account: str) -> Ou
             )
         return found
 
-    identity = aws.get_caller_identity_output(opts=pulumi.InvokeOutputOptions(parent=parent))
-    return identity.account_id.apply(same)
+    return own_account(parent).apply(same)

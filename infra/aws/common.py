@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import pulumi
+import pulumi_aws as aws
 
 from infra.aws.policies import INSTALLATION, Policy
 
@@ -277,6 +278,11 @@ def tags(installation: str) -> dict[str, str]:
 def default_external_id(installation: str, account: str) -> str:
     """One for each account and installation. It is no secret: it keeps a fleet of another installation from being sent here."""
     return "kumomori-" + hashlib.sha256(f"{installation} {account}".encode()).hexdigest()[:24]
+
+
+def own_account(parent: pulumi.Resource) -> pulumi.Output[str]:
+    """The account in which what `parent` makes is made."""
+    return aws.get_caller_identity_output(opts=pulumi.InvokeOutputOptions(parent=parent)).account_id
 
 
 def partition(region: str) -> str:

@@ -12,12 +12,22 @@ import pulumi_aws as aws
 from pulumi import Input, Output, ResourceOptions
 
 from infra.aws import running
-from infra.aws.common import Arguments, checked_name, document, document_of, image_repository, tags
+from infra.aws.common import (
+    Arguments,
+    checked_name,
+    document,
+    document_of,
+    image_repository,
+    own_account,
+    partition,
+    tags,
+)
 from infra.aws.database import Database, DatabaseSettings, database
 from infra.aws.network import HTTPS, Network
 
 PORT: Final = 8420
 COMMAND: Final = ("python", "-m", "console.serve")
+_TASKS: Final = "ecs-tasks.amazonaws.com"
 _WAIT_SECONDS: Final = 120  # a fleet's question is held back for up to 60
 _TLS: Final = "ELBSecurityPolicy-TLS13-1-2-2021-06"
 
@@ -195,7 +205,7 @@ class Console(pulumi.ComponentResource):
             tags=self._tags,
             opts=ResourceOptions(parent=self),
         )
-        start = self._role("start")
+        start = self._role("start", document(running.service_trust(_TASKS)))
         aws.iam.RolePolicy(
             f"{self._name}-strt",
             role=start.id,
@@ -206,7 +216,14 @@ class Console(pulumi.ComponentResource):
             ),
             opts=ResourceOptions(parent=start),
         )
-        task = self._role("task")  # the console enters no cloud: it has no right at all
+        mine = own_account(self).apply(
+            lambda account: document(
+                running.service_trust(
+                    _TASKS, running.asked_by(account, f"arn:{partition(self._region)}:ecs:{self._region}:{account}:*")
+                )
+            )
+        )
+        task = self._role("task", mine)  # the console enters no cloud: it has no right at all
         if shell:
             aws.iam.RolePolicy(
                 f"{self._name}-shel",
@@ -232,10 +249,10 @@ class Console(pulumi.ComponentResource):
             opts=ResourceOptions(parent=self),
         )
 
-    def _role(self, suffix: str) -> aws.iam.Role:
+    def _role(self, suffix: str, trust: Input[str]) -> aws.iam.Role:
         return aws.iam.Role(
             f"{self._name}-{suffix}",
-            assume_role_policy=document(running.service_trust("ecs-tasks.amazonaws.com")),
+            assume_role_policy=trust,
             tags=self._tags,
             opts=ResourceOptions(parent=self),
         )

@@ -109,7 +109,7 @@ class ScanFleet(pulumi.ComponentResource):
         group = network.group("work", "Workers of Kumomori; nothing comes in")
         network.out("https", group, HTTPS)
         if endpoints:
-            network.endpoints(group, subnets, route_tables)
+            network.endpoints(group, subnets, route_tables, accounts)
         stored = database(
             self,
             name,

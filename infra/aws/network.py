@@ -1,7 +1,7 @@
 """Security groups of what runs Kumomori: nothing comes in but what is named, nothing goes out but HTTPS and to the database.
 
 Names and times need no rule: security groups do not filter the resolver of the VPC and Amazon's time service.
-Source: VPC User Guide, "Security group rules".
+Sources: VPC User Guide, "Security group rules"; AWS PrivateLink Guide, "Control access to VPC endpoints using endpoint policies".
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,14 @@ import pulumi
 import pulumi_aws as aws
 from pulumi import ResourceOptions
 
+from infra.aws import running
+from infra.aws.common import document_of, own_account, partition
 from infra.aws.database import PORT
 
 HTTPS: Final = 443
 # What a fleet calls; S3 has an endpoint of another kind, that costs nothing.
 SERVICES: Final = ("ebs", "ec2", "ecr.api", "ecr.dkr", "kms", "secretsmanager", "sqs", "sts")
+_OWN: Final = frozenset({"ecr.api", "ecr.dkr", "secretsmanager"})  # called with the machines' own role alone
 
 
 class Network:
@@ -89,17 +92,24 @@ class Network:
         client: aws.ec2.SecurityGroup,
         subnets: Sequence[pulumi.Input[str]],
         route_tables: Sequence[pulumi.Input[str]],
+        accounts: Sequence[str],
     ) -> None:
-        """Ways to AWS's services that do not leave its network; for `client` alone."""
+        """Ways to AWS's services that do not leave its network; for `client` alone, and for principals of this account and `accounts`.
+
+        That of S3 is for whatever uses `route_tables`, and for principals of this account.
+        """
         group = self.group("ep", "Endpoints of AWS services, for Kumomori")
         self.into("epin", group, HTTPS, source=client)
         options = ResourceOptions(parent=self._parent)
+        own = own_account(self._parent)
         for service in SERVICES:
+            others = () if service in _OWN else accounts
             aws.ec2.VpcEndpoint(
                 f"{self._name}-{service}",
                 vpc_id=self._vpc,
                 service_name=f"com.amazonaws.{self._region}.{service}",
                 vpc_endpoint_type="Interface",
+                policy=document_of(lambda *known: running.endpoint(known), own, *others),
                 private_dns_enabled=True,
                 subnet_ids=list(subnets),
                 security_group_ids=[group.id],
@@ -112,6 +122,7 @@ class Network:
             vpc_id=self._vpc,
             service_name=f"com.amazonaws.{self._region}.s3",
             vpc_endpoint_type="Gateway",
+            policy=document_of(running.endpoint_of_s3, own, partition(self._region), self._region),
             route_table_ids=list(route_tables),
             region=self._region,
             tags=self._tags,

@@ -232,9 +232,20 @@ def events(queue: str) -> Policy:
 
 
 def queue_access(queue: str, rule: str) -> Policy:
-    """The queue's own policy: only the EventBridge rule with the ARN `rule` may put messages into `queue`."""
-    statement = _allow("KumomoriEvents", ("sqs:SendMessage",), queue, {"ArnEquals": {"aws:SourceArn": rule}})
-    return _policy([{**statement, "Principal": {"Service": "events.amazonaws.com"}}])
+    """The queue's own policy: only the EventBridge rule with the ARN `rule` may put messages into `queue`; nobody goes without TLS.
+
+    The rule's whole ARN names its account, so aws:SourceAccount would say nothing more.
+    """
+    events = _allow("KumomoriEvents", ("sqs:SendMessage",), queue, {"ArnEquals": {"aws:SourceArn": rule}})
+    only_tls = {
+        "Sid": "KumomoriOnlyTls",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["sqs:*"],
+        "Resource": queue,
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+    return _policy([{**events, "Principal": {"Service": "events.amazonaws.com"}}, only_tls])
 
 
 def trust(principal: str, external_id: str) -> Policy:

@@ -1,6 +1,8 @@
 """IAM policies of what runs Kumomori itself: the machines of a fleet, the tasks of a console. Data, as `infra/aws/policies.py`.
 
-Source: Service Authorization Reference for S3, KMS, Secrets Manager, ECR, EventBridge, CloudWatch Logs, SSM Message Gateway.
+Sources: Service Authorization Reference for S3, KMS, Secrets Manager, ECR, EventBridge, CloudWatch Logs, SSM Message Gateway;
+EventBridge User Guide, "Cross-service confused deputy prevention"; ECS Developer Guide, "Amazon ECS task IAM role"; ECR User
+Guide, "Amazon ECR interface VPC endpoints" (buckets of layers); Amazon Linux 2023 User Guide (bucket of packages).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,10 @@ _VERSION: Final = "2012-10-17"
 
 
 def service_trust(service: str, conditions: Mapping[str, Any] | None = None) -> Policy:
-    """Only the service of AWS named `service` takes the role."""
+    """Only the service of AWS named `service` takes the role; `conditions` as `asked_by`, where AWS documents that it says for whom.
+
+    It does for EventBridge and the tasks of ECS; not for EC2, Lambda and the execution role of ECS, which take no role of another account.
+    """
     statement: Statement = {
         "Sid": "KumomoriService",
         "Effect": "Allow",
@@ -20,6 +25,11 @@ def service_trust(service: str, conditions: Mapping[str, Any] | None = None) -> 
         "Action": "sts:AssumeRole",
     }
     return {"Version": _VERSION, "Statement": [{**statement, "Condition": conditions} if conditions else statement]}
+
+
+def asked_by(account: str, source: str) -> Mapping[str, Any]:
+    """The service acts for `account`, and there for what `source` (an ARN with wildcards) names: it is nobody else's deputy."""
+    return {"StringEquals": {"aws:SourceAccount": account}, "ArnLike": {"aws:SourceArn": source}}
 
 
 def forward_events(bus: str) -> Policy:
@@ -83,6 +93,22 @@ def task_shell() -> Policy:
     )
 
 
+def endpoint(accounts: Sequence[str]) -> Policy:
+    """Of a VPC's endpoint of one service: principals of `accounts` get through, whoever else's key was brought there does not.
+
+    A role that was taken in another account is a principal of that account. What each may do, its own policies say.
+    """
+    return _policy([_through(accounts)])
+
+
+def endpoint_of_s3(account: str, partition: str, region: str) -> Policy:
+    """As `endpoint`; besides, what AWS itself keeps in S3: layers of images in ECR, which its own account has signed the
+    addresses of, and the packages of Amazon Linux 2023, which are read without signing."""
+    buckets = (f"prod-{region}-starport-layer-bucket", f"al2023-repos-{region}-de612dc2")
+    of_aws = _allow("KumomoriOfAws", ("s3:GetObject",), [f"arn:{partition}:s3:::{bucket}/*" for bucket in buckets])
+    return _policy([_through([account]), {**of_aws, "Principal": "*"}])
+
+
 def only_tls(bucket: str) -> Policy:
     """The bucket's own policy: nobody, whoever allows it, reads or writes without TLS."""
     return _policy(
@@ -97,6 +123,11 @@ def only_tls(bucket: str) -> Policy:
             }
         ]
     )
+
+
+def _through(accounts: Sequence[str]) -> Statement:
+    known = {"StringEquals": {"aws:PrincipalAccount": sorted(set(accounts))}}
+    return {**_allow("KumomoriThrough", ("*",), "*", known), "Principal": "*"}
 
 
 def _secrets_key(key: str) -> list[Statement]:

@@ -115,6 +115,8 @@ def test_nothing_comes_into_a_fleet() -> None:
 def test_everything_is_encrypted(graph: Graph) -> None:
     for queue in graph.of("Queue"):
         assert queue.inputs["sqsManagedSseEnabled"] is True
+        (statement,) = [one for one in graph.one("QueuePolicy").policy["Statement"] if one["Effect"] == "Deny"]
+        assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     for instance in graph.of("Instance"):
         assert instance.inputs["storageEncrypted"] is True
         assert instance.inputs["manageMasterUserPassword"] is True

@@ -135,8 +135,13 @@ def test_other_partitions() -> None:
 
 
 def test_queue_and_trust() -> None:
-    (access,) = policies.queue_access(QUEUE, "arn:aws:events:eu-central-1:111122223333:rule/r")["Statement"]
+    rule = "arn:aws:events:eu-central-1:111122223333:rule/r"
+    access, only_tls = policies.queue_access(QUEUE, rule)["Statement"]
     assert (access["Principal"], access["Action"]) == ({"Service": "events.amazonaws.com"}, ["sqs:SendMessage"])
+    assert access["Condition"] == {"ArnEquals": {"aws:SourceArn": rule}}
+    assert (only_tls["Effect"], only_tls["Principal"], only_tls["Action"]) == ("Deny", "*", ["sqs:*"])
+    assert only_tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert access["Resource"] == only_tls["Resource"] == QUEUE
     (trust,) = policies.trust("arn:aws:iam::111122223333:role/Fleet", "word")["Statement"]
     assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": "word"}}
 

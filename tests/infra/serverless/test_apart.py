@@ -72,6 +72,15 @@ def test_the_set_of_serverless() -> None:
     }
 
 
+def test_no_queue_is_reached_without_tls() -> None:
+    queues = {name for name, one in resources().items() if one["Type"] == "AWS::SQS::Queue"}
+    policy = resources()["EventsQueuePolicy"]["Properties"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert {one["Ref"] for one in policy["Queues"]} == {one["Fn::GetAtt"][0] for one in statement["Resource"]} == queues
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", ["sqs:*"])
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
 def test_every_parameter_is_documented() -> None:
     text = (ROOT / "docs" / "iac.md").read_text()
     files = [ROOT / "serverless.yml", *(ROOT / "infra" / "serverless").glob("*.yml")]

@@ -96,6 +96,11 @@ def check_resources(site: Site, compiled: dict[str, Any]) -> None:
     assert concurrency == {1, 2, 5}
     (rule,) = [one["Properties"] for one in compiled.values() if "EventPattern" in one.get("Properties", {})]
     assert rule["EventPattern"] == event_pattern()
+    callers = [one["Properties"] for one in compiled.values() if one["Type"] == "AWS::Lambda::Permission"]
+    assert len(callers) == 4
+    for one in callers:
+        assert one["Principal"] == "events.amazonaws.com"
+        assert one["SourceArn"], "any rule of any account could call it"
     groups = site.client("logs").describe_log_groups()["logGroups"]
     assert {one["logGroupName"]: one["retentionInDays"] for one in groups} == {
         f"/aws/lambda/kumomori-prod-{name}": 30 for name in (*FUNCTIONS, "scan")
