@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from cloud import Connector
@@ -18,7 +18,15 @@ def sweep_expired(
     Yields each, with the error if it could not be deleted. Raises `CloudError` if what is there cannot be listed.
     """
     now = now or datetime.now(UTC)
-    for one in [one for one in connector.owned() if everything or one.expires <= now]:
+    found = [one for one in connector.owned() if everything or one.expires <= now]
+    yield from delete_each(connector, found, dry_run=dry_run)
+
+
+def delete_each(
+    connector: Connector, found: Iterable[Resource], *, dry_run: bool = False
+) -> Iterator[tuple[Resource, Error | None]]:
+    """Delete `found`; one with each step of the iterator. Yields each, with the error if it could not be deleted."""
+    for one in found:
         try:
             if not dry_run:
                 connector.delete(one)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
 import re
 import sys
 from collections import Counter
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from cloud.aws.accounts import Sessions
 from cloud.aws.connector import connect
@@ -30,12 +31,13 @@ from cloud.aws.events import body, parse
 from cloud.aws.inventory import Rules
 from cloud.aws.listing import list_without_disks
 from cloud.aws.tags import plain
-from cloud.expired import sweep_expired
+from cloud.expired import delete_each
 from core.errors import CloudError, ConfigError, Corrupt
 from core.estate import Instance, InstanceEvent, InstanceState, Place
 from core.text import printable
 
 Answer = dict[str, Any]
+T = TypeVar("T")
 
 RESERVE_SECONDS: Final = 20.0  # for the call under way and the last words, before the runtime ends us
 _PREFIX: Final = "KUMOMORI_"
@@ -135,7 +137,8 @@ def reconcile(_: object, context: Context) -> Answer:
 def sweep(_: object, context: Context) -> Answer:
     """Delete what carries this installation's tag and mark and expired `grace_seconds` ago, and nothing else; see `Ours.owns`.
 
-    Stops in time before the runtime does; what is left is deleted the next time. Raises `CloudError` if it cannot list.
+    In no order, so that many that cannot be deleted keep none from its turn for long. Stops in time before the runtime does;
+    what is left is deleted the next time. Raises `CloudError` if it cannot list.
     """
     settings = Settings.read(os.environ, "installation")
     has_time = _deadline(context)
@@ -144,17 +147,16 @@ def sweep(_: object, context: Context) -> Answer:
     connector = connect(sessions, sessions.base, place.account, place.region, settings.installation)
     deleted: list[str] = []
     errors: list[str] = []
-    complete = True
+    seen: Counter[str] = Counter()
     before = datetime.now(UTC) - timedelta(seconds=settings.grace_seconds)
-    if not has_time():
-        return _said("sweep", deleted=[], failed=0, errors=[], complete=False)
-    for resource, error in sweep_expired(connector, now=before):
+    expired = [one for one in _while(has_time, connector.owned(), seen) if one.expires <= before]
+    random.shuffle(expired)
+    for resource, error in delete_each(connector, expired if has_time() else ()):
         if error is None:
             deleted.append(resource.id)
         else:
             errors.append(printable(str(error))[:300])
         if not has_time():
-            complete = False
             break
     return _said(
         "sweep",
@@ -162,7 +164,7 @@ def sweep(_: object, context: Context) -> Answer:
         deleted=deleted[:1000],
         failed=len(errors),
         errors=errors[:_MOST_ERRORS],
-        complete=complete,
+        complete=not seen["left"] and len(deleted) + len(errors) == len(expired),
     )
 
 
@@ -203,9 +205,9 @@ def _send(settings: Settings, events: Iterable[InstanceEvent], has_time: Callabl
     return sent, failed
 
 
-def _while(has_time: Callable[[], bool], instances: Iterator[Instance], seen: Counter[str]) -> Iterator[Instance]:
+def _while(has_time: Callable[[], bool], listed: Iterator[T], seen: Counter[str]) -> Iterator[T]:
     """As long as there is time; `seen` tells how many were `taken`, and of one that was `left`."""
-    for one in instances:
+    for one in listed:
         if not has_time():
             seen["left"] += 1
             return

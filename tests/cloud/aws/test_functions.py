@@ -289,9 +289,11 @@ def launch_and_forge(ec2: Any) -> str:
 
 def test_sweeping_stops_in_time_and_goes_on(ec2: Any, queue: str, ours: Callable[..., list[str]]) -> None:
     expired = [one for at in range(5) for one in ours(token=f"scan-{at}-1")]
-    answer = sweep({}, Lambda(functions.RESERVE_SECONDS + 3.5, each=1.0))
+    answer = sweep({}, Lambda(functions.RESERVE_SECONDS + 5 + 3.5, each=1.0))  # five looks while they are listed
     assert len(answer["deleted"]) == 3
     assert not answer["complete"]
+    cut = sweep({}, Lambda(functions.RESERVE_SECONDS + 1.5, each=1.0))
+    assert (cut["deleted"], cut["complete"]) == ([], False), "its time was over while they were listed"
     assert sweep({}, Lambda(functions.RESERVE_SECONDS))["complete"] is False
     assert len(sweep({}, Lambda())["deleted"]) == 2
     assert not there(ec2) & set(expired)
@@ -307,6 +309,25 @@ def test_one_that_cannot_be_deleted_does_not_stop_the_others(
     assert answer["failed"] == 1
     assert "ec2:DeleteSnapshot" in answer["errors"][0]
     assert "AWS_SECRET" not in json.dumps(said(capsys))
+
+
+def test_many_that_cannot_be_deleted_do_not_use_up_all_time(
+    emulator: EmulatedAws, ec2: Any, queue: str, ours: Callable[..., list[str]]
+) -> None:
+    """Each run has time for two of six. Those that EC2 lists first are stuck, those that it lists last are not."""
+    for at in range(6):
+        ours(token=f"scan-{at}-1")
+    listed = [one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]]
+    stuck, free = listed[:4], set(listed[4:])
+    for one in stuck:
+        emulator.deny("ec2:DeleteSnapshot", resource=one)
+    for _ in range(200):  # that one of them never gets its turn has a chance of less than 2 in 10 ** 35
+        answer = sweep({}, Lambda(functions.RESERVE_SECONDS + len(there(ec2)) + 2.5, each=1.0))
+        assert len(answer["deleted"]) + answer["failed"] == 2
+        assert not answer["complete"]
+        if not there(ec2) & free:
+            break
+    assert there(ec2) == set(stuck)
 
 
 @pytest.mark.parametrize(
