@@ -52,6 +52,7 @@ def test_life_of_a_stack(site: Site) -> None:
     check_queues(site)
     assert "stack: kumomori-prod" in site.run("info", **SCAN)
     check_functions(site)
+    check_another_installation_is_refused(site)
     site.run("remove", **SCAN)
     check_nothing_is_left(site)
     assert site.proxy.passed > 0
@@ -191,6 +192,25 @@ def snapshot(site: Site, instance: str, lifetime_seconds: float) -> str:
     ours = Ours(Place("aws", ACCOUNT, REGION), ec2, ec2, "acme", lifetime_seconds, 0.0, lambda _: None)
     ours.create(instance, token, without_boot=False, without=[])
     return ours.find(token)[0].id
+
+
+def check_another_installation_is_refused(site: Site) -> None:
+    """Before anything is changed. It gets another stage."""
+    cloudformation = site.client("cloudformation")
+    template = (site.folder / ".serverless" / "cloudformation-template-update-stack.json").read_text()
+    cloudformation.update_stack(StackName="kumomori-prod", TemplateBody=template)  # moto forgets outputs in change sets
+    outputs = {one["OutputKey"]: one["OutputValue"] for one in cloudformation.describe_stacks()["Stacks"][0]["Outputs"]}
+    assert outputs["Installation"] == "acme"
+    assert outputs["ScanRoleArn"].startswith(f"arn:aws:iam::{ACCOUNT}:role/")
+    for command in ("deploy", "remove"):
+        done = site.ends(command, **SCAN | {"installation": "other"})
+        assert done.returncode != 0
+        assert "the stage prod in eu-central-1 is that of the installation acme" in done.stdout + done.stderr
+        assert ".cjs:" not in done.stdout + done.stderr, "no traceback"
+    sweep = site.client("lambda").get_function_configuration(FunctionName="kumomori-prod-sweep")
+    assert sweep["Environment"]["Variables"]["KUMOMORI_INSTALLATION"] == "acme"
+    found = yaml.safe_load(site.run("print", stage="second", **SCAN | {"installation": "other"}))
+    assert found["functions"]["sweep"]["environment"]["KUMOMORI_INSTALLATION"] == "other"
 
 
 def check_nothing_is_left(site: Site) -> None:
