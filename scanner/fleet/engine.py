@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, PortableWorkflowError, SetWorkflowID
-from dbos._error import DBOSException  # it has no public name
+from dbos._error import DBOSException, DBOSInitializationError  # they have no public names
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
@@ -145,9 +145,9 @@ def sleep(seconds: float) -> None:
     DBOS.sleep(seconds)
 
 
-def launch(database: Database, name: str, fence: Fencing) -> None:
+def launch(database: Database, name: str, fence: Fencing, *, migrate: bool = True) -> None:
     """Start the engine called `name`: it goes on with all workflows that it had begun. `fence` is asked before each step and
-    each commit. Raises `ConfigError`.
+    each commit. Raises `ConfigError`, also if its tables would have to be made or changed and it may not `migrate`.
 
     The name is both DBOS's executor and its application. In 3.4.0 recovery puts workflows on a queue from which *any* process
     of the same application takes them; with the slot as application, only the slot's own does.
@@ -172,12 +172,18 @@ def launch(database: Database, name: str, fence: Fencing) -> None:
         dbos_system_schema=SCHEMA,
         serializer=DBOSPortableJSONSerializer(),
         use_listen_notify=False,
+        run_migrations=migrate,
         enable_otlp=False,
         log_level="ERROR",
     )
     DBOS(config=config)
     _GATE.open(fence.check)
-    DBOS.launch()
+    try:
+        DBOS.launch()
+    except DBOSInitializationError as error:
+        if migrate:
+            raise
+        raise ConfigError("the fleet's engine is of another version of Kumomori: upgrade the fleet first") from error
 
 
 def _engine(database: Database) -> Engine:

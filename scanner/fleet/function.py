@@ -3,7 +3,7 @@
 It takes scans that begin from a base (`Settings.small_scans`), in slots of its own (`function-1` …), beside the workers of the
 fleet, which do all others and send the results. Nothing due: it returns at once. Its time over: what runs puts away what it made and
 waits for a worker that has time. Killed: the next function in that slot goes on where it was, or after an hour without one the
-fleet's sweeper lets the scan wait anew.
+fleet's sweeper lets the scan wait anew. It is the fleet's guest: it changes no table of the database.
 
 The worker is a process of its own, as everywhere; Lambda freezes the one that it started between two runs.
 Source: AWS Lambda developer guide, "Lambda execution environment", "Python context object".
@@ -28,7 +28,7 @@ from core.errors import ConfigError
 from scanner.fleet import admission
 from scanner.fleet.context import serving
 from scanner.fleet.database import Database, checked_url
-from scanner.fleet.migrations import upgrade
+from scanner.fleet.migrations import check
 from scanner.fleet.settings import PREFIX, Settings
 
 Answer = dict[str, Any]
@@ -63,7 +63,7 @@ class Visit:
 def handler(_: object, context: Context) -> Answer:
     """`worker`: `none` (nothing was due), `ended`, `left` (its time was over), `killed` or `failed`. Writes the same as a line of JSON.
 
-    Raises `ConfigError`, `CloudError`, and `Unavailable` if the database is away.
+    Raises `ConfigError`, `CloudError`, and `Unavailable` if the database is away or the fleet has to be upgraded first.
     """
     deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000
     visit = read(os.environ)
@@ -135,7 +135,7 @@ def _secret(sessions: Sessions, environment: Mapping[str, str], name: str) -> st
 def _is_work(visit: Visit) -> bool:
     database = Database(visit.settings.database.get_secret_value())
     try:
-        upgrade(database)
+        check(database)
         slots = [f"{POOL}-{number}" for number in range(1, visit.slots + 1)]
         return admission.is_left(database, slots) or admission.is_due(database, serving(visit.settings))
     finally:

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument(
         "--visit",
         action="store_true",
-        help="for a while: ends as soon as nothing is due or no slot is free; asked to end, it gives back what has not ended",
+        help="for a while: ends as soon as nothing is due or no slot is free; asked to end, it gives back what has not ended; changes no table",
     )
     parser.add_argument("--lease", type=float, default=30.0, metavar="SECONDS", help="of a slot (%(default)g)")
     parser.add_argument(
@@ -163,7 +163,7 @@ def _run(database: Database, slot: Slot, module: WorkModule, options: argparse.N
     with fence:
         # Apart from the loop below, which waits in the engine while the database is away.
         threading.Thread(target=_end, args=(over, database, slot, options.grace), daemon=True).start()
-        engine.launch(database, slot.name, fence)
+        engine.launch(database, slot.name, fence, migrate=not options.visit)
         _say(f"{slot.name} taken, epoch {slot.epoch}")
         work = module.work(database, fence)
         forget_at = boot_seconds()

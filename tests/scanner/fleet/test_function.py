@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, update
+from sqlalchemy import make_url, text, update
 
 from client.model import ScanState
 from core.errors import ConfigError, Unavailable
@@ -283,6 +283,35 @@ def test_a_bad_secret_is_told_without_it(runtime: Fleet, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match="without a password") as told:
         read(os.environ)
     assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "older"), [("fleet_version", "version_num = '0003'"), ("dbos.dbos_migrations", "version = version - 1")]
+)
+def test_of_an_older_fleet_nothing_is_changed(
+    runtime: Fleet, capfd: pytest.CaptureFixture[str], table: str, older: str
+) -> None:
+    """A function may be upgraded before its fleet: what is due waits until the fleet is. Neither ours nor the engine's tables change."""
+
+    def now(change: str) -> Any:
+        with runtime.database.write() as connection:
+            before = connection.execute(text(f"SELECT * FROM {table}")).scalar_one()
+            connection.execute(text(f"UPDATE {table} SET {change}"))
+        return before
+
+    small = with_base(runtime)
+    column = older.partition(" ")[0]
+    ours = now(older)
+    told = ""
+    try:
+        assert handler({}, Lambda())["worker"] == "failed"
+    except Unavailable as error:
+        told = str(error)
+    assert "upgrade the fleet first" in told + "".join(capfd.readouterr())
+    assert now(f"{column} = '{ours}'") != ours, "it was left as it was"
+    assert (runtime.row(small).state, runtime.row(small).attempt) == (ScanState.WAITING, 0)
+    assert handler({}, Lambda())["worker"] == "ended"
+    assert runtime.results()[small].state is ScanState.DONE
 
 
 def test_a_database_that_is_away_is_an_error(

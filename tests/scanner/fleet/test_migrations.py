@@ -9,10 +9,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from core.errors import ConfigError
+from core.errors import ConfigError, Unavailable
 from scanner.fleet import kept
 from scanner.fleet.database import Database
-from scanner.fleet.migrations import upgrade
+from scanner.fleet.migrations import check, upgrade
 from scanner.fleet.tables import metadata
 
 
@@ -46,6 +46,32 @@ def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
         connection.execute(text("UPDATE fleet_version SET version_num = '9999'"))
     with pytest.raises(ConfigError, match="another version"):
         upgrade(database)
+    database.close()
+
+
+def version(database: Database) -> str:
+    with database.read() as connection:
+        return str(connection.execute(text("SELECT version_num FROM fleet_version")).scalar_one())
+
+
+def test_a_guest_changes_nothing(url: str) -> None:
+    database = Database(url)
+    with pytest.raises(Unavailable, match=r"\(empty, not [0-9]+\): upgrade the fleet first"):
+        check(database)
+    with database.read() as connection:
+        assert inspect(connection).get_table_names() == []
+    upgrade(database)
+    check(database)
+    ours = version(database)
+    with database.write() as connection:
+        connection.execute(text("UPDATE fleet_version SET version_num = '0001'"))
+    with pytest.raises(Unavailable, match=rf"\(0001, not {ours}\): upgrade the fleet first"):
+        check(database)
+    assert version(database) == "0001"
+    with database.write() as connection:
+        connection.execute(text("UPDATE fleet_version SET version_num = '9999'"))
+    with pytest.raises(ConfigError, match="the fleet is newer"):
+        check(database)
     database.close()
 
 
