@@ -9,6 +9,7 @@ BIN := .venv/bin
 VAR := var
 COMPILE := --quiet --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe --strip-extras --all-build-deps
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
+NPM_INSTALL := npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,7 +38,14 @@ help: ## this list
 .venv/osls: .venv/created infra/serverless/package.json infra/serverless/package-lock.json infra/serverless/.npmrc
 	@echo "Installing osls into .venv …"
 	@mkdir -p .venv/node && cp infra/serverless/package.json infra/serverless/package-lock.json infra/serverless/.npmrc .venv/node/
-	@cd .venv/node && npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
+	@cd .venv/node && $(NPM_INSTALL)
+	@touch $@
+
+# 3.33 is the last azurite without telemetry: a third of the size of later ones, which need a newer Node than osls, too
+.venv/azurite: .venv/created tests/servers/azurite/package.json tests/servers/azurite/package-lock.json tests/servers/azurite/.npmrc
+	@echo "Installing azurite into .venv …"
+	@mkdir -p .venv/node-azurite && cp $(filter tests/%,$^) .venv/node-azurite/
+	@cd .venv/node-azurite && $(NPM_INSTALL)
 	@touch $@
 
 setup: .venv/cli ## .venv with the kumomori command
@@ -64,7 +72,7 @@ check: setup-dev ## format, lint, types, import rules
 
 test: check ## checks and the whole suite
 	@scripts/system-packages.sh
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory .venv/osls; fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory .venv/osls .venv/azurite; fi
 	@$(BIN)/pytest -n 2 --dist worksteal --quiet
 
 test-fast: setup-dev ## the tests that take seconds

@@ -20,7 +20,7 @@ packages=(
 tools=(setfacl setfattr buildah debootstrap mkfs.btrfs cryptsetup mkfs.vfat mke2fs debugfs e2fsck sfdisk sgdisk losetup mount mkfs.ntfs
   mkfs.xfs openssl initdb qemu-img qemu-io yara clamscan)
 
-command -v npm >/dev/null || packages+=(nodejs npm)  # for osls, which deploys serverless.yml; other builds of node bring their own npm
+command -v npm >/dev/null || packages+=(nodejs npm)  # for osls, which deploys serverless.yml, and azurite; other builds of node bring their own npm
 tools+=(npm)
 
 missing=()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def _missing(what: str) -> None:
@@ -23,6 +26,19 @@ def need_tool(*names: str) -> None:
     for name in names:
         if shutil.which(name, path=path) is None:
             _missing(f"{name} is not installed: run scripts/system-packages.sh")
+
+
+def need_npm(name: str, folder: str) -> Path:
+    """Where the commands are that `make .venv/NAME` installs by npm into `.venv/FOLDER`, once for all runs."""
+    need_tool("npm", "make")
+    with (ROOT / ".venv" / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = subprocess.run(
+            ["make", "--no-print-directory", f".venv/{name}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=500
+        )
+    if made.returncode:
+        _missing(f"{name} cannot be installed: {'; '.join(made.stderr.splitlines()[:2])[:300]}")
+    return ROOT / ".venv" / folder / "node_modules" / ".bin"
 
 
 def need_root() -> None:

@@ -1,7 +1,7 @@
 """Where manifests are kept: a folder, S3, Azure Blob or GCS, by `obstore`; each sealed before it leaves (`sealing.py`).
 
-Put whole or not at all. Credentials of clouds come from the environment, as their own tools have them.
-https://developmentseed.org/obstore/latest/
+Put whole or not at all. Credentials of clouds come from the environment, by the names in docs/console.md.
+https://developmentseed.org/obstore/latest/ and the lists of keys in https://docs.rs/object_store/latest/object_store/
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -29,6 +29,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _MOST_NAMES: Final = 10_000_000
 _open: Any = from_url  # its options depend on the URL
 _TIMES: Final = {"timeout": "300s", "connect_timeout": "10s"}
+_MAY_BE_HTTP: Final = {"s3": "AWS_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
+_NOWHERE: Final = re.compile("<Code>(ContainerNotFound|NoSuchBucket)</Code>")
+_REFUSED: Final = re.compile(r"status code: 40[13] |\(code: 40[13]\)")  # of a call, of one part of a batch
 
 
 class Objects:
@@ -49,8 +52,7 @@ class Objects:
                 where.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._store: Any = LocalStore(where)
             else:
-                options = _TIMES | ({"allow_http": True} if "endpoint" in config or where.startswith("http:") else {})
-                options |= config.pop("client_options", {})
+                options = _TIMES | _http(where, config) | config.pop("client_options", {})
                 self._store = _open(where, client_options=options, **config)
         except (OSError, BaseError, ValueError, TypeError) as error:
             raise ConfigError(f"{printable(str(where))}: manifests cannot be kept there ({_words(error)})") from error
@@ -86,6 +88,8 @@ class Objects:
             with target.open("wb") as plain:
                 self._keys.unseal(name, io.BufferedReader(_Stream(found.stream())), plain, MOST_BYTES)
         except (NotFoundError, FileNotFoundError) as error:
+            if _NOWHERE.search(str(error)):
+                raise _failed(name, error) from error
             raise Gone(f"{name}: the object is not there any more") from error
         except (OSError, BaseError) as error:
             raise _failed(name, error) from error
@@ -148,9 +152,23 @@ class _Stream(io.RawIOBase):
         return count
 
 
+def _http(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether there may be no TLS. Options that are given replace those of the environment, so what it says of this is given, too."""
+    if "endpoint" in config or where.startswith("http:"):
+        return {"allow_http": True}
+    said = os.environ.get(_MAY_BE_HTTP.get(where.partition(":")[0], ""))
+    return {"allow_http": said} if said else {}
+
+
 def _words(error: BaseException) -> str:
+    """What comes after the first line is the server's answer, and the library's own view."""
     return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:300])
 
 
 def _failed(name: str, error: BaseException) -> CloudError:
-    return CloudError(f"{name}: the store of manifests cannot be used ({_words(error)})")
+    words = _words(error)
+    if _NOWHERE.search(str(error)):
+        words = "it has no such bucket or container: make it, or mend the name in KUMOMORI_FLEET_OBJECTS"
+    elif _REFUSED.search(str(error)):
+        words = f"it refuses these credentials, see “Where manifests are kept” in docs/console.md: {words}"
+    return CloudError(f"{name}: the store of manifests cannot be used ({words})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ import boto3
 import pytest
 
 from tests.infra.serverless.declared import ROOT
-from tests.need import need_tool
+from tests.need import need_npm
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"  # moto's
@@ -29,12 +28,7 @@ _SERVER = "import sys; from moto.server import ThreadedMotoServer as M; s = M('1
 
 @pytest.fixture(scope="session")
 def osls() -> Path:
-    """The command, installed by npm into .venv once for all runs."""
-    need_tool("npm", "make")
-    with (ROOT / ".venv" / "osls.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(["make", "--no-print-directory", ".venv/osls"], cwd=ROOT, check=True, timeout=500)
-    return ROOT / ".venv" / "node" / "node_modules" / ".bin" / "osls"
+    return need_npm("osls", "node") / "osls"
 
 
 class Proxy:
