@@ -6,8 +6,9 @@ import base64
 import gzip
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -115,9 +116,11 @@ def look(
         moments.at("scan:read")
         size = 0
         if options.manifest is not None and options.manifest.exists() and bases.is_whole(order, snapshots):
-            with suppress(CloudError, LimitExceeded):  # then there is no base, and the next scan is a full one
+            try:
                 context.fence.check()
                 size = context.objects.put(token + bases.SUFFIX, options.manifest)
+            except (CloudError, LimitExceeded) as error:
+                sys.stderr.write(f"worker: no base is kept, the next scan is a full one: {error}\n")
         moments.at("scan:put")
         held = sets.made(context, folder, options.manifest, folder / "base")
         moments.at("scan:set")

@@ -106,6 +106,17 @@ def test_a_base_that_cannot_be_used_is_refused(fleet: Fleet, what: str) -> None:
     assert coverage["base_refused"]
 
 
+def test_manifests_that_cannot_be_kept(fleet: Fleet) -> None:
+    """The scan is as good as any; there is no base, and the log says why."""
+    store = {"AWS_ENDPOINT_URL": fleet.aws["endpoint"], "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+    fleet.order("web-a", settings={"base_snapshots.keep": 1})
+    fleet.worker(KUMOMORI_FLEET_OBJECTS="s3://no-such-bucket/x", **store)
+    found = fleet.ended("web-a")["web-a"]
+    assert (found.state, found.base) == (ScanState.DONE, ())
+    assert fleet.ours() == set()
+    assert "web-a-1.manifest: the store of manifests cannot be used (it has no such bucket" in fleet.log()
+
+
 def test_an_image_once_and_then_its_clones(fleet: Fleet) -> None:
     """What an instance differs in from its image is all that is read of it."""
     clones = fleet.remote.do("clones", count=1)
