@@ -110,7 +110,7 @@ def test_manifests_that_cannot_be_kept(fleet: Fleet) -> None:
     """The scan is as good as any; there is no base, and the log says why."""
     store = {"AWS_ENDPOINT_URL": fleet.aws["endpoint"], "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
     fleet.order("web-a", settings={"base_snapshots.keep": 1})
-    fleet.worker(KUMOMORI_FLEET_OBJECTS="s3://no-such-bucket/x", **store)
+    fleet.worker(lease=60, KUMOMORI_FLEET_OBJECTS="s3://no-such-bucket/x", **store)
     found = fleet.ended("web-a")["web-a"]
     assert (found.state, found.base) == (ScanState.DONE, ())
     assert fleet.ours() == set()
