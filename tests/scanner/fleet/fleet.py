@@ -35,7 +35,8 @@ from scanner.fleet.tables import base, outbox, resource, scan
 from tests.scanner.fleet.workers import PATIENCE_SECONDS, ROOT, eventually
 
 ROLE = "KumomoriScanner"
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 8.0  # on a machine with much else to do
+BRIEF_SECONDS = 2.0  # of one that will be killed: the next one waits for its end
 
 
 @contextmanager

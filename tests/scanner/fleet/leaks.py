@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from client.model import ScanState
-from tests.scanner.fleet.fleet import Fleet
+from tests.scanner.fleet.fleet import BRIEF_SECONDS, Fleet
 
 PATIENCE_SECONDS = 500  # after an answer that was lost it is looked for 90 s whether it was done all the same
 
@@ -57,7 +57,7 @@ def run(fleet: Fleet, kill: str = "", fault: Mapping[str, Any] | None = None, *,
     theirs = foreign(fleet)
     keeping = {"base_snapshots.keep": 1}
     fleet.order("web-a", settings=keeping)
-    worker = fleet.worker()
+    worker = fleet.worker(lease=BRIEF_SECONDS)
     fleet.ended("web-a")
     worker.kill()
     worker.wait()
@@ -85,7 +85,7 @@ def _carried_out(fleet: Fleet, kill: str, mark: str, *, late: bool) -> dict[str,
 
     def supervise() -> None:
         while not done.is_set():
-            worker = fleet.worker(FLEET_KILL=kill, FLEET_KILLED=mark)
+            worker = fleet.worker(lease=BRIEF_SECONDS, FLEET_KILL=kill, FLEET_KILLED=mark)
             while worker.poll() is None and not done.wait(0.1):
                 pass
             worker.kill()

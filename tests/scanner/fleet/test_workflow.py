@@ -15,7 +15,7 @@ from cloud.aws.tags import EXPIRES, INSTALLATION, TOKEN, mark
 from core.estate import Disk, Instance, Place
 from demo.disk import build
 from scanner.fleet.tables import file_set
-from tests.scanner.fleet.fleet import Fleet, emulated
+from tests.scanner.fleet.fleet import BRIEF_SECONDS, Fleet, emulated
 from tests.scanner.fleet.workers import eventually
 
 pytestmark = pytest.mark.slow
@@ -195,7 +195,7 @@ def test_our_snapshot_is_deleted_under_the_scan(fleet: Fleet, moment: str) -> No
     """Once more with a new one; a second time it has failed. The machine is there, and so is its base."""
     keeping = {"base_snapshots.keep": 1}
     fleet.order("base", settings=keeping)
-    fleet.worker()
+    fleet.worker(lease=BRIEF_SECONDS)
     (kept,) = (one.id for one in fleet.ended("base")["base"].base)
     fleet.processes[0].kill()
     fleet.processes[0].wait()
