@@ -316,7 +316,8 @@ def test_an_orphan_ends_at_once() -> None:
 TELL = """
 import json, os
 guards = lock_down(Limits(1 << 28, 9), parent_pid=os.getppid())
-print(json.dumps({guard.name: [guard.active, guard.detail] for guard in guards}))
+print(json.dumps({guard.name: [guard.active, guard.detail] for guard in guards}), flush=True)
+os._exit(0)  # a thread that wakes while Python ends would load a library, which is forbidden by now
 """
 
 
