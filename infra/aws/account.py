@@ -232,7 +232,7 @@ def _setup(given: Arguments, installation: str, region: str) -> Setup:
     scanner_account = given.account("scanner_account") if has_scanner else ""
     if copy_key and not has_scanner:
         raise given.bad(
-            "copy_key", "goes with scanner_account: name the account that snapshots are lent to, or leave it out"
+            "copy_key", "goes with the account that snapshots are lent to: name that, too, or leave this out"
         )
     return Setup(
         installation,

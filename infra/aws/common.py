@@ -9,11 +9,12 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import pulumi
 import pulumi_aws as aws
+from pulumi.output import Unknown
 
 from infra.aws.policies import INSTALLATION, Policy
 
@@ -70,8 +71,20 @@ _INSTANCE_TYPE: Final = re.compile(r"[a-z][a-z0-9-]{1,19}\.[a-z0-9-]{1,16}")
 _FLEET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-class BadArgument(ValueError):
-    """An argument that cannot work. The message names the component, the argument, and what to write."""
+class BadArgument(pulumi.InputPropertiesError):
+    """An argument that cannot work. The text names the component, the argument, and what to write.
+
+    `message` is what programs in other languages are told: there the argument is spelt as in the schema. It is no ValueError, as Pulumi
+    hides those in texts of its own if they come up late.
+    """
+
+    def __init__(self, text: str, message: str = "") -> None:
+        super().__init__(message or text, [])
+        self.args = (text,)
+
+
+def no_such_argument(component: str, name: str, known: Iterable[str]) -> BadArgument:
+    return BadArgument(f"{component}: {_shown(name)}: there is no such argument; there are {', '.join(sorted(known))}")
 
 
 def checked_name(name: str) -> str:
@@ -100,18 +113,27 @@ class Arguments:
         return self._take(name) is not None
 
     def bad(self, name: str, words: str) -> BadArgument:
-        return BadArgument(f"{self._component}: {name}: {words}")
+        first, *rest = name.split("_")
+        spelt = first + "".join(map(str.capitalize, rest))
+        return BadArgument(f"{self._component}: {name}: {words}", f"{self._component}: {spelt}: {words}")
+
+    def _wrong(self, name: str, value: Any, words: str) -> BadArgument:
+        if value is None:
+            return self.bad(name, f"is missing; write {words}")
+        if isinstance(value, pulumi.Output | Unknown):
+            return self.bad(name, f"is no plain value but an output or a secret; write {words}")
+        return self.bad(name, f"{_shown(value)} is none; write {words}")
 
     def end(self) -> None:
         if unknown := sorted(set(self._given) - self._read):
-            raise self.bad(_shown(unknown[0]), f"there is no such argument; there are {', '.join(sorted(self._read))}")
+            raise no_such_argument(self._component, unknown[0], self._read)
 
     def text(self, name: str, pattern: re.Pattern[str], words: str, *, default: str | None = None) -> str:
         value = self._take(name)
         if value is None and default is not None:
             return default
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise self.bad(name, f"{_shown(value)} is none; write {words}")
+            raise self._wrong(name, value, words)
         return value
 
     def texts(
@@ -121,12 +143,12 @@ class Arguments:
         if value is None:
             value = ()
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise self.bad(name, f"{_shown(value)} is no list; write {words}, in a list")
+            raise self._wrong(name, value, f"{words}, in a list")
         if not least <= len(value) <= most:
             raise self.bad(name, f"has {len(value)} items; give {least} to {most}: {words}")
         for one in value:
             if not isinstance(one, str) or not pattern.fullmatch(one):
-                raise self.bad(name, f"{_shown(one)} is none; write {words}")
+                raise self._wrong(name, one, words)
         if len(set(value)) != len(value):
             raise self.bad(name, "names something twice; name it once")
         return tuple(value)
@@ -136,7 +158,7 @@ class Arguments:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.bad(name, f"{_shown(value)} is none; write True or False")
+            raise self._wrong(name, value, "true or false")
         return value
 
     def number(self, name: str, least: int, most: int, *, default: int) -> int:
@@ -144,7 +166,7 @@ class Arguments:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value % 1:
-            raise self.bad(name, f"{_shown(value)} is none; write a whole number from {least} to {most}")
+            raise self._wrong(name, value, f"a whole number from {least} to {most}")
         return int(value)
 
     def later(self, name: str, pattern: re.Pattern[str], words: str) -> pulumi.Output[str]:
@@ -160,7 +182,11 @@ class Arguments:
         if value is None:
             value = ()
         if isinstance(value, str) or not isinstance(value, Sequence) or not least <= len(value) <= MOST_ITEMS:
-            raise self.bad(name, f"give a list of {least} to {MOST_ITEMS} ids like {kind}-0a1b2c3d")
+            raise self._wrong(
+                name,
+                value,
+                f"a list of {least} to {MOST_ITEMS} ids like {kind}-0a1b2c3d, each of which may be an output",
+            )
         return [self._id(f"{name}[{number}]", one, kind) for number, one in enumerate(value)]
 
     def id(self, name: str, kind: str) -> pulumi.Output[str]:
@@ -174,7 +200,7 @@ class Arguments:
 
     def _matching(self, name: str, value: Any, pattern: re.Pattern[str], words: str) -> str:
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise self.bad(name, f"{_shown(value)} is none; write {words}")
+            raise self._wrong(name, value, words)
         return value
 
     # what several components ask for

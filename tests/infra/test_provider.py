@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
+from pulumi.runtime.proto import provider_pb2
 
 from infra.__main__ import COMPONENTS
 from infra.aws.account import ProtectedAccountArgs
 from infra.aws.console import ConsoleArgs
 from infra.aws.fleet import ScanFleetArgs
 from infra.aws.organization import OrganizationArgs
+from tests.infra.served import SECONDS, camel, served
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ARGUMENTS: dict[str, Any] = {
     "ProtectedAccount": ProtectedAccountArgs,
     "Organization": OrganizationArgs,
@@ -29,25 +25,10 @@ ARGUMENTS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module", params=[("-m", "infra"), ("infra",)], ids=["module", "folder"])
-def schema(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def schema(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Of the real provider, started by its name and, as Pulumi does, by its folder; nobody answers at the engine's address."""
-    provider = subprocess.Popen(
-        [sys.executable, *request.param, "127.0.0.1:1"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert provider.stdout is not None
-        port = int(provider.stdout.readline())
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = provider_pb2_grpc.ResourceProviderStub(channel)
-            answer = stub.GetSchema(provider_pb2.GetSchemaRequest(), timeout=60)
-        yield json.loads(answer.schema)
-    finally:
-        provider.terminate()
-        provider.communicate(timeout=30)
+    with served(tmp_path_factory.mktemp("provider") / "log", *request.param) as provider:
+        yield json.loads(provider.GetSchema(provider_pb2.GetSchemaRequest(), timeout=SECONDS).schema)
 
 
 @pytest.mark.slow
@@ -79,8 +60,3 @@ def test_what_is_plain_and_what_may_come_from_another_resource(schema: dict[str,
     fleet = schema["resources"]["kumomori:index:ScanFleet"]["inputProperties"]
     assert fleet["machines"]["type"] == "integer"
     assert not fleet["subnets"]["items"].get("plain")
-
-
-def camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(one.capitalize() for one in rest)
