@@ -265,18 +265,14 @@ class _Room(Generic[L]):
 
 def _rest_words(rest: leaving.Rest) -> str:
     """Empty if nothing is waited for. What is evidence is not."""
-    found = []
-    if rest.runs:
-        found.append(f"{rest.runs:,} scans that are ending")
-    if rest.unsent:
-        found.append(f"{rest.unsent:,} results that the console does not have yet")
-    if rest.there:
-        found.append(f"{rest.there:,} snapshots that could not be deleted yet")
-    if rest.late:
-        found.append(
-            f"{rest.late:,} that a killed scan may have made, looked for until {LISTED_SECONDS / 60:.0f} minutes after it"
-        )
-    return f"there are still {', '.join(found)}" if found else ""
+    counts = {
+        "scans that are ending": rest.runs,
+        "results that the console does not have yet": rest.unsent,
+        "snapshots that could not be deleted yet": rest.there,
+        f"what a killed scan may have made, looked for until {LISTED_SECONDS / 60:.0f} minutes after it": rest.late,
+    }
+    found = [f"{words}: {count:,}" for words, count in counts.items() if count]
+    return f"not done with {'; '.join(found)}" if found else ""
 
 
 def _pause_seconds(failed: int) -> float:

@@ -167,7 +167,7 @@ ENROLLED = {"cloud": "aws", "account": "1", "fleet": "eu", "added": NOW.isoforma
     ("words", "answer", "code", "said"),
     [
         ((), {"swept": [SNAPSHOT]}, 0, "aws://1/r: snapshot snap-1 (8 GiB): deleted"),
-        ((), {"problem": "there are still 1 scans"}, 3, "not all was done: there are still 1 scans"),
+        ((), {"problem": "not done with scans: 1"}, 3, "not all was done: not done with scans: 1"),
         (
             (),
             {"evidence": 2, "evidence_until": "2030-01-02T03:04:05Z"},

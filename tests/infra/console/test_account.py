@@ -153,7 +153,7 @@ def answering(running: Running, answer: TaskAnswer | None) -> Iterator[list[Task
 
 LEFT = TaskAnswer(evidence=2, evidence_until=datetime(2030, 1, 2, 3, 4, tzinfo=UTC))
 FAILED = TaskAnswer(
-    problem="there are still 1 scans that are ending",
+    problem="not done with scans that are ending: 1",
     swept=(SweptLine(place="aws://1/r", kind="snapshot", id="snap-1", problem="denied"),),
 )
 

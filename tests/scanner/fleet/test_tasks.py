@@ -205,11 +205,11 @@ def test_scans_that_end_and_results_that_are_sent_are_waited_for(
     monkeypatch.setattr(tasks, "_SECONDS", 0.5)
     with emptied.working():
         busy = emptied.ask(CLEAR)
-        assert "there are still 1 scans that are ending, 1 snapshots" in busy.problem
+        assert "scans that are ending: 1; snapshots that could not be deleted yet: 1" in busy.problem
         assert "snap-c" in yard.cloud.there
         yard.end("c")
         unsent = emptied.ask(CLEAR.model_copy(update={"id": "clear-2"}))
-        assert unsent.problem == "there are still 1 results that the console does not have yet"
+        assert unsent.problem == "not done with results that the console does not have yet: 1"
         assert [one.id for one in unsent.swept] == ["snap-c"]
         sent(yard)
         assert emptied.ask(CLEAR.model_copy(update={"id": "clear-3"})).problem == ""
@@ -224,7 +224,7 @@ def test_what_cannot_be_cleared_is_said(emptied: Here, monkeypatch: pytest.Monke
     with emptied.working():
         failed = emptied.ask(CLEAR)
         assert [(one.id, one.problem) for one in failed.swept] == [("snap-base", "not now")]
-        assert "1 snapshots that could not be deleted" in failed.problem
+        assert "snapshots that could not be deleted yet: 1" in failed.problem
         tell(yard, AccountIn(cloud="aws", account=HERE.account))
         named = emptied.ask(CLEAR.model_copy(update={"id": "clear-2"}))
         assert "is one of this fleet's accounts still" in named.problem
@@ -236,7 +236,7 @@ def test_what_cannot_be_cleared_is_said(emptied: Here, monkeypatch: pytest.Monke
         yard.end("d")
         sent(yard)
         late = emptied.ask(CLEAR.model_copy(update={"id": "clear-3"}))
-        assert "1 that a killed scan may have made, looked for until 15 minutes after it" in late.problem
+        assert "what a killed scan may have made, looked for until 15 minutes after it: 1" in late.problem
     assert set(yard.cloud.there) == {"snap-evidence"}
 
 
