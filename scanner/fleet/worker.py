@@ -17,6 +17,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NoReturn, Protocol, cast
@@ -160,27 +161,35 @@ def _run(database: Database, slot: Slot, module: WorkModule, options: argparse.N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: (asked if options.visit else over).set())
     fence = Fence(database, slot, lost=_end_fenced)
-    with fence:
-        # Apart from the loop below, which waits in the engine while the database is away.
-        threading.Thread(target=_end, args=(over, database, slot, options.grace), daemon=True).start()
-        engine.launch(database, slot.name, fence, migrate=not options.visit)
-        _say(f"{slot.name} taken, epoch {slot.epoch}")
-        work = module.work(database, fence)
-        forget_at = boot_seconds()
-        while not over.wait(options.poll):
-            try:
-                if asked.is_set():
-                    work.leave()
-                if not _look(work, fence, module.scan) and options.visit:
-                    over.set()
-                if boot_seconds() >= forget_at:
-                    engine.forget(datetime.now(UTC) - timedelta(seconds=options.remember))
-                    forget_at = boot_seconds() + _FORGET_SECONDS
-                outage.over()
-            except Unavailable as error:
-                outage.problem(error)
-        while True:  # `_end` ends the process
-            signal.pause()
+    is_launched = False
+    try:
+        with fence:
+            # Apart from the loop below, which waits in the engine while the database is away.
+            threading.Thread(target=_end, args=(over, database, slot, options.grace), daemon=True).start()
+            engine.launch(database, slot.name, fence, migrate=not options.visit)
+            is_launched = True
+            _say(f"{slot.name} taken, epoch {slot.epoch}")
+            work = module.work(database, fence)
+            forget_at = boot_seconds()
+            while not over.wait(options.poll):
+                try:
+                    if asked.is_set():
+                        work.leave()
+                    if not _look(work, fence, module.scan) and options.visit:
+                        over.set()
+                    if boot_seconds() >= forget_at:
+                        engine.forget(datetime.now(UTC) - timedelta(seconds=options.remember))
+                        forget_at = boot_seconds() + _FORGET_SECONDS
+                    outage.over()
+                except Unavailable as error:
+                    outage.problem(error)
+            while True:  # `_end` ends the process
+                signal.pause()
+    except ConfigError:
+        if not is_launched:  # nothing was begun in it
+            with suppress(Unavailable):
+                release(database, slot)
+        raise
 
 
 def _look(work: Work, fence: Fence, scan: Callable[[str], None]) -> int:

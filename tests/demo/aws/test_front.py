@@ -289,9 +289,10 @@ def test_boto3_gets_over_a_burst_of_throttling(aws: EmulatedAws) -> None:
     aws.client("ec2", retries=3).describe_instances()
     assert aws.log.count("ec2:DescribeInstances", failed=True) == 2
     aws.rules.limits.ec2_per_account = 1
-    aws.client("ec2").describe_instances()
+    client = aws.client("ec2")
     with refused("RequestLimitExceeded", status=503):
-        aws.client("ec2").describe_instances()
+        for _ in range(100):  # on a busy machine one may take as long as it takes to be allowed the next
+            client.describe_instances()
 
 
 def test_blocks_take_as_long_as_they_are_told_to(aws: EmulatedAws, ebs: Any, one_block: tuple[str, str]) -> None:

@@ -289,9 +289,11 @@ def test_a_bad_secret_is_told_without_it(runtime: Fleet, monkeypatch: pytest.Mon
     ("table", "older"), [("fleet_version", "version_num = '0003'"), ("dbos.dbos_migrations", "version = version - 1")]
 )
 def test_of_an_older_fleet_nothing_is_changed(
-    runtime: Fleet, capfd: pytest.CaptureFixture[str], table: str, older: str
+    runtime: Fleet, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, table: str, older: str
 ) -> None:
-    """A function may be upgraded before its fleet: what is due waits until the fleet is. Neither ours nor the engine's tables change."""
+    """A function may be upgraded before its fleet: what is due waits until the fleet is. Neither ours nor the engine's tables change,
+    and no slot is held."""
+    monkeypatch.setenv("KUMOMORI_FLEET_LEASE_SECONDS", "600")
 
     def now(change: str) -> Any:
         with runtime.database.write() as connection:
