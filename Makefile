@@ -70,14 +70,14 @@ check: setup-dev ## format, lint, types, import rules
 	@$(BIN)/mypy --no-error-summary --python-version 3.10 core
 	@out=$$($(BIN)/lint-imports 2>&1) || { echo "$$out"; exit 1; }
 
-# three at once on two cores: tests of leases and outages wait more than they work
+# three tests at once on two cores: those of leases and outages wait more than they work
 test: check ## checks and the whole suite
 	@scripts/system-packages.sh
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory .venv/osls .venv/azurite; fi
 	@$(BIN)/pytest -n 3 --dist worksteal --quiet
 
 test-fast: setup-dev ## the tests that take seconds
-	@$(BIN)/pytest -n 2 --dist worksteal --quiet -m "not slow"
+	@$(BIN)/pytest -n 3 --dist worksteal --quiet -m "not slow"
 
 bench: setup-dev ## measure what the README claims; writes docs/bench.md
 	@scripts/system-packages.sh

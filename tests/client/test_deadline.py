@@ -16,6 +16,8 @@ from client.deadline import Deadline, _Stream
 from client.transport import Transport
 from core.errors import Unavailable
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 0.1  # of a wait for bytes; ten times that for a request
 DRIP_SECONDS = 0.02
 

@@ -32,6 +32,8 @@ from tests.need import need_tool
 from tests.scanner.evil_parser import ANSWERS, RAW_ANSWERS, SHAPES, piece_of
 from tests.scanner.sandboxed import MIB, ROOT, Started, file, folder, opened, reasons, write_ext4
 
+pytestmark = pytest.mark.slow
+
 JOB = Job(task=Task.SCAN, jobs=2, file_timeout_seconds=1, index_timeout_seconds=1, memory_bytes=512 * MIB)
 # to fill its memory takes a busy machine longer than a hang needs to show
 PATIENT = replace(JOB, file_timeout_seconds=20, index_timeout_seconds=20)
@@ -181,7 +183,6 @@ def test_the_coordinator_misbehaves_at_work(disk: Path, started: Started, act: s
     assert set(outcome.volumes) == {0, 1, 2, 3}
 
 
-@pytest.mark.slow
 def test_a_parser_that_stops_early_and_says_that_it_is_done(disk: Path, started: Started) -> None:
     started.misbehave("coordinate", "early-done")
     outcome = scan(disk)
@@ -234,7 +235,6 @@ def test_messages_of_a_wrong_shape(disk: Path, shape: str) -> None:
     assert not outcome.findings
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", [pytest.param(name, id=name) for name in SHAPES])
 def test_messages_of_a_wrong_shape_end_the_parser(disk: Path, started: Started, shape: str) -> None:
     started.misbehave("index", f"shape-{shape}")
@@ -273,7 +273,6 @@ class Kept:
         self.said.append(block)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in RAW_ANSWERS])
 def test_answers_of_a_wrong_shape_end_the_parser(disk: Path, started: Started, name: str) -> None:
     started.misbehave("index", f"answer-{name}")
@@ -327,7 +326,6 @@ def test_the_time_for_all_is_used_up(disk: Path, started: Started) -> None:
     assert {("machine", "timeout"), ("volume 0", "timeout"), ("volume 1", "timeout")} <= found
 
 
-@pytest.mark.slow
 def test_a_parser_that_asks_and_never_listens(disk: Path, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scanner.sandbox._SEND_SECONDS", 1.0)
     monkeypatch.setattr("scanner.sandbox._WISHES_PER_DISK", 10_000_000)
@@ -402,7 +400,6 @@ def test_progress_is_told(disk: Path) -> None:
     assert max(one.files for one in listener.figures) <= sum(one.files for one in outcome.volumes.values())
 
 
-@pytest.mark.slow
 def test_a_file_with_too_much_to_say_is_a_gap_and_keeps_its_first_findings(tmp_path: Path) -> None:
     virus = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
     deep = b"/" + b"d" * 250 + b"/" + b"e" * 250

@@ -18,6 +18,8 @@ from scanner import workers
 from scanner.wire import WireError, frame
 from scanner.workers import MAX_DEATHS, Board, Death, Piece, Pool, Position, parts, piece
 
+pytestmark = pytest.mark.slow
+
 One = Callable[[int, Position], Iterator[tuple[str, bytes]]]  # answers of one inode: kind, JSON value
 
 
@@ -168,7 +170,6 @@ def test_one_that_is_not_survived(act: Callable[[], object], reason: GapReason, 
     assert children() <= before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_many_that_are_not_survived(seed: int) -> None:
     chance = random.Random(seed)
@@ -185,7 +186,6 @@ def test_many_that_are_not_survived(seed: int) -> None:
     assert set(dead) == victims
 
 
-@pytest.mark.slow
 def test_too_many_deaths_leave_out_whole_batches() -> None:
     def work(at: int, position: Position) -> Iterator[tuple[str, bytes]]:
         if at >= 0:

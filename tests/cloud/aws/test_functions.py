@@ -27,6 +27,8 @@ from tests.cloud.aws.conftest import INSTALLATION, Recorded, launch, over
 from tests.cloud.aws.test_events import change
 from tests.infra.serverless.declared import statements
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400.0
 
 

@@ -23,6 +23,8 @@ from tests.console.api.test_policies import until
 from tests.console.made import ACCOUNT, FLEET, PLACE, enrol, finding, gap, instance, key, ordered, report, result
 from tests.postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 SQLITE = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
 JSON = {"Content-Type": "application/json"}
 
@@ -102,7 +104,6 @@ def test_scans_are_listed_newest_first(admin: httpx.Client, database: Database) 
     assert found == expected
 
 
-@pytest.mark.slow
 def test_orders_wait_without_a_thread_and_come_at_once(
     running: Running, admin: httpx.Client, fleet: httpx.Client, database: Database
 ) -> None:
@@ -302,7 +303,6 @@ def test_figures(admin: httpx.Client, fleet: httpx.Client, database: Database) -
     assert samples["kumomori_console_request_seconds_count", (("method", "POST"), ("route", route))] == 1
 
 
-@pytest.mark.slow
 def test_while_the_database_is_away(postgres: Postgres) -> None:
     url = postgres.database()
     with Running(Settings.model_validate({"database": url, "port": 0})) as running:

@@ -21,6 +21,8 @@ from infra.console.account import AccountProvider
 from tests.console.made import ACCOUNT, enrol, finding, scanned
 from tests.infra.console.conftest import Secret, Stack
 
+pytestmark = pytest.mark.slow
+
 GIVEN: dict[str, Any] = {"account": ACCOUNT.account, "role": "KumomoriScanner", "regions": ["eu-west-1"]}
 
 

@@ -17,6 +17,8 @@ from tests.console.made import enrol, finding, scanned
 from tests.infra.console.conftest import Secret
 from tests.infra.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(infra.console.__file__).parent.parent / "examples"
 OURS = {"policy": "Policy", "schedule": "Schedule", "exclusion": "Exclusion", "cloud_account": "CloudAccount"}
 

@@ -21,6 +21,8 @@ from tests.console.policyset import document as by_hand
 from tests.infra.console.conftest import Secret, Stack
 from tests.infra.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"actions": {"critical": ["alert", "isolate"]}, "scan": {"settle_seconds": 300}}
 WEB = "pulumi/acme/dev/web.yaml"
 
@@ -369,7 +371,6 @@ def test_values_that_other_resources_give(stack: Stack, api: Console) -> None:
     assert '"settle_seconds": 26\n' in held(api)["pulumi/acme/dev/second.yaml"]
 
 
-@pytest.mark.slow
 def test_others_apply_all_the_time(stack: Stack, api: Console, secret: Secret, running: Running) -> None:
     engine = stack()
     put(api, "company.yaml", by_hand())

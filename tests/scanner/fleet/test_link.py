@@ -22,6 +22,8 @@ from scanner.fleet.tables import outbox, scan, setting, slot
 from tests.scanner.fleet.console import Cut, FakeConsole, problem, served
 from tests.scanner.fleet.duties import FLEET, Desk, kill, once, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def console() -> FakeConsole:
@@ -103,7 +105,6 @@ def test_an_order_twice(desk: Desk) -> None:
     assert desk.scans() == {"s-1": "running"}
 
 
-@pytest.mark.slow
 def test_a_console_that_lost_its_database(desk: Desk, console: FakeConsole) -> None:
     console.order_scan("s-1")
     console.order_scan("s-2")
@@ -204,7 +205,6 @@ def test_what_the_console_refuses_is_kept_and_blocks_nothing(desk: Desk, console
     assert any("bad: refused by the console and kept: that cannot be" in line for line in desk.lines)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -256,7 +256,6 @@ def test_a_result_that_is_none(desk: Desk, console: FakeConsole) -> None:
     assert once(console.results) == {"s-1"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -330,7 +329,6 @@ def test_status(desk: Desk, console: FakeConsole) -> None:
     assert abs((status.clock - datetime.now(UTC)).total_seconds()) < 5
 
 
-@pytest.mark.slow
 def test_a_console_that_is_away_and_comes_back(url: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -348,7 +346,6 @@ def test_a_console_that_is_away_and_comes_back(url: str, tmp_path: Path) -> None
     desk.database.close()
 
 
-@pytest.mark.slow
 def test_killed_between_an_order_and_its_row(desk: Desk, console: FakeConsole) -> None:
     """Killed the moment it has been told, again and again: every scan is there in the end, once."""
     expected = [console.order_scan(f"s-{number}") for number in range(50)]
@@ -371,7 +368,6 @@ def test_killed_between_an_order_and_its_row(desk: Desk, console: FakeConsole) -
         kill(process)
 
 
-@pytest.mark.slow
 def test_killed_between_taken_and_marked(desk: Desk, console: FakeConsole) -> None:
     """200 results, the link killed right after the console took one of them, and the console cut off in the middle."""
     names = {f"s-{number:03}" for number in range(200)}

@@ -109,6 +109,7 @@ def drowned(count: int, bytes_each: int) -> Report:
     return replace(make(), findings=tuple(findings), packages=packages, gaps=gaps)
 
 
+@pytest.mark.slow
 def test_the_worst_finding_is_not_drowned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(look, "MOST_REPORT_BYTES", 1 << 20)
     found = unpacked(fitting(drowned(2_000, 1_000)))

@@ -35,6 +35,8 @@ from tests.scanner.fleet.test_admission import HERE, an_order
 from tests.scanner.fleet.test_leaving import tell
 from tests.scanner.fleet.test_sweeper import GIB, Yard
 
+pytestmark = pytest.mark.slow
+
 DRY = Task(id="sweep-1", kind="sweep", dry_run=True)
 WET = Task(id="sweep-2", kind="sweep")
 
@@ -294,7 +296,6 @@ def test_an_answer_that_is_refused_for_good_holds_up_nothing(here: Here) -> None
     assert here.console.answers.keys() == {WET.id}
 
 
-@pytest.mark.slow
 def test_a_duty_that_was_killed_in_it_does_it_again(here: Here) -> None:
     """Of two processes of a fleet the second goes on when the first is dead; the console hears one answer."""
     answering = threading.Event()
@@ -393,7 +394,6 @@ def whole(url: str, aws: dict[str, Any], tmp_path: Path) -> Iterator[Whole]:
     fleet.close()
 
 
-@pytest.mark.slow
 def test_a_console_asks_a_fleet(whole: Whole) -> None:
     fleet = whole.fleet
     account = f"aws://{fleet.place.account}"
@@ -415,7 +415,6 @@ def test_a_console_asks_a_fleet(whole: Whole) -> None:
         assert fleet.ours() == set()
 
 
-@pytest.mark.slow
 def test_a_program_that_is_destroyed_leaves_nothing(whole: Whole) -> None:
     """Its account is cleared by the fleet while both have the role for it; on the way of `pulumi destroy`."""
     fleet = whole.fleet
@@ -460,7 +459,6 @@ def _expired(fleet: Fleet, machine: Any) -> None:
     )
 
 
-@pytest.mark.slow
 def test_a_role_that_is_refused_is_named(whole: Whole) -> None:
     whole.fleet.remote.do("deny", action="sts:AssumeRole")
     try:

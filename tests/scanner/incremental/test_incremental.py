@@ -23,6 +23,8 @@ from tests.scanner.filesystems.machine import Mounts, make_ext, run
 from tests.scanner.incremental.compare import changed_extents, differences, facts_of, full, incremental, rows_of
 from tests.scanner.sandboxed import MIB, Started, file, folder, write_ext4
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR" + b"-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 OPTIONS = ScanOptions(jobs=1)
@@ -319,7 +321,6 @@ def test_what_a_parser_that_crashed_said_is_not_believed(
 # killed
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_left_behind(tmp_path: Path) -> None:
     """The manifest is the old one or a whole one, no temporary file stays but for the one being written, the cache works."""
     disk = write_ext4(
