@@ -1,12 +1,14 @@
-"""A fleet's database of each kind, new for each test."""
+"""A fleet's database of each kind, new for each test; an emulated AWS, new for each module."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.scanner.fleet.fleet import emulated
 from tests.scanner.fleet.workers import Site
 
 
@@ -26,3 +28,10 @@ def site(url: str, tmp_path: Path) -> Iterator[Site]:
     made = Site(url, tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """One to which no test of another module writes: there `web-1` has no findings."""
+    with emulated(tmp_path_factory.mktemp("aws")) as ready:
+        yield ready

@@ -14,7 +14,7 @@ from core.estate import Place
 from scanner.fleet import evidence
 from scanner.fleet.clouds import usd_month
 from scanner.fleet.tables import resource
-from tests.scanner.fleet.fleet import Fleet, emulated
+from tests.scanner.fleet.fleet import Fleet
 from tests.scanner.fleet.test_admission import HERE, an_order
 from tests.scanner.fleet.test_sweeper import GIB, Yard
 
@@ -75,13 +75,6 @@ def test_it_outlives_scan_and_base_and_then_goes(yard: Yard) -> None:
 def until(yard: Yard) -> int:
     with yard.database.read() as connection:
         return int(connection.execute(resource.select()).one().evidence_until_ms)
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """One to which no other test writes: `web-1` has no findings."""
-    with emulated(tmp_path_factory.mktemp("aws")) as ready:
-        yield ready
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from scanner.fleet.function import handler, read
 from scanner.fleet.settings import Settings
 from scanner.fleet.tables import base, scan, slot
 from tests.postgres import Postgres
-from tests.scanner.fleet.fleet import Fleet, emulated
+from tests.scanner.fleet.fleet import Fleet
 from tests.scanner.fleet.workers import eventually
 
 pytestmark = pytest.mark.slow
@@ -41,12 +41,6 @@ class Lambda:
 
     def get_remaining_time_in_millis(self) -> int:
         return int(max(0.0, self._ends - time.monotonic()) * 1000)
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with emulated(tmp_path_factory.mktemp("aws")) as ready:
-        yield ready
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.scanner.fleet import leaks
-from tests.scanner.fleet.fleet import Fleet, emulated
+from tests.scanner.fleet.fleet import Fleet
 
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("KUMOMORI_SOAK_SEED", "7"))
@@ -19,12 +19,6 @@ _CHANCE = random.Random(SEED)
 KILLS = ["after:CreateSnapshots", *_CHANCE.sample(leaks.KILLS, 3)]
 _MINUTES = {1, 7}  # faults that the connector waits out for minutes: in `make soak` only
 FAULTS = random.Random(SEED).sample(sorted(set(range(len(leaks.FAULTS))) - _MINUTES), 2)
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with emulated(tmp_path_factory.mktemp("aws")) as ready:
-        yield ready
 
 
 @pytest.fixture

@@ -18,16 +18,10 @@ from client.model import ScanState
 from scanner.fleet.tables import slot
 from tests.need import need_root
 from tests.postgres import Postgres
-from tests.scanner.fleet.fleet import Fleet, emulated
+from tests.scanner.fleet.fleet import Fleet
 from tests.scanner.fleet.workers import eventually
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with emulated(tmp_path_factory.mktemp("aws")) as ready:
-        yield ready
 
 
 @contextmanager

@@ -15,16 +15,10 @@ from cloud.aws.tags import EXPIRES, INSTALLATION, TOKEN, mark
 from core.estate import Disk, Instance, Place
 from demo.disk import build
 from scanner.fleet.tables import file_set
-from tests.scanner.fleet.fleet import BRIEF_SECONDS, Fleet, emulated
+from tests.scanner.fleet.fleet import BRIEF_SECONDS, Fleet
 from tests.scanner.fleet.workers import eventually
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with emulated(tmp_path_factory.mktemp("aws")) as ready:
-        yield ready
 
 
 @pytest.fixture
