@@ -114,14 +114,15 @@ def _cleared(console: Console, id_: str, task: TaskOut) -> None:
             raise Unavailable(
                 f"{id_}: the fleet {task.fleet} {state} with what it keeps there after {passed:.0f} seconds; see that it runs, and try again. {hint}"
             )
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # a task has no call that waits for its answer
         task = console.task(task.id)
     answer = task.answer
     problems = [answer.problem] if answer.problem else []
     problems += [f"{one.id or one.of or one.place}: {one.problem}" for one in answer.swept if one.problem]
     if answer.evidence:
+        until = f" until {answer.evidence_until:%Y-%m-%d %H:%MZ}" if answer.evidence_until else ""
         problems.append(
-            f"{answer.evidence} snapshots are kept as evidence until {answer.evidence_until:%Y-%m-%d %H:%MZ}; copy what you need, and say "
+            f"{answer.evidence} snapshots are kept as evidence{until}; copy what you need, and say "
             "`clear_evidence=True`, and `pulumi up`, before"
         )
     if problems:

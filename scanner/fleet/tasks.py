@@ -166,26 +166,30 @@ class Tasks:
         cloud, _, account = (task.account or "").partition("://")
         self._until_not_named(cloud, account)
         sizes = self._sizes()
-        lines: dict[tuple[str, str, str], SweptLine] = {}
+        deleted: dict[tuple[str, str, str], SweptLine] = {}
         while True:
             with self._database.write() as connection:
                 self._fence.guard(connection)
                 leaving.hasten(connection, cloud, account)
                 if task.evidence:
                     evidence.forget(connection, cloud, account)
+            failed = []
             for one in sweep_clouds(self._database, self._fence, clouds, only=(cloud, account)):
                 line = _swept(one, sizes)
-                lines[line.place, line.kind, line.id or line.of] = line
+                if line.problem:
+                    failed.append(line)
+                else:
+                    deleted[line.place, line.kind, line.id or line.of] = line
             with self._database.read() as connection:
                 rest = leaving.rest(connection, cloud, account, kept.now_ms(self._database, connection))
             waits = _rest_words(rest)
             if not waits or time.monotonic() > ends - _LOOK_SECONDS or self._ended.wait(_LOOK_SECONDS):
                 break
-        if not waits and not rest.evidence:  # its role may go: it is not entered any more
+        if not waits and not failed and not rest.evidence:  # its role may go: it is not entered any more
             with self._database.write() as connection:
                 self._fence.guard(connection)
                 leaving.hasten(connection, cloud, account, cleared=True)
-        found = list(lines.values())
+        found = [*failed, *deleted.values()]
         return TaskAnswer(
             installation=installation,
             swept=tuple(found[:MOST_LINES]),

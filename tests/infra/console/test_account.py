@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from console.store import fleets, tasks
 from core.errors import Unavailable
 from infra.console import CloudAccount, account
 from infra.console.account import AccountProvider
+from tests.console.api.test_policies import until
 from tests.console.made import ACCOUNT, enrol, finding, scanned
 from tests.infra.console.conftest import Secret, Stack
 
@@ -153,6 +153,7 @@ def answering(running: Running, answer: TaskAnswer | None) -> Iterator[list[Task
         thread.join()
 
 
+UNDATED = TaskAnswer(evidence=1)
 LEFT = TaskAnswer(evidence=2, evidence_until=datetime(2030, 1, 2, 3, 4, tzinfo=UTC))
 FAILED = TaskAnswer(
     problem="not done with scans that are ending: 1",
@@ -166,6 +167,7 @@ def test_destroyed_its_fleet_keeps_nothing_there(stack: Stack, api: Console, run
     engine.up(production).ok()
     for answer, words in (
         (LEFT, "2 snapshots are kept as evidence until 2030-01-02 03:04Z"),
+        (UNDATED, "1 snapshots are kept as evidence; copy"),
         (FAILED, "snap-1: denied"),
     ):
         with answering(running, answer):
@@ -204,8 +206,7 @@ def test_a_fleet_that_does_not_answer(secret: Secret, running: Running, monkeypa
         answering(running, None) as asked,
         pytest.raises(Unavailable, match=r"default is not done .* after [0-9]+ seconds"),
     ):
-        while not asked:
-            time.sleep(0.01)
+        until(lambda: asked)
         provider.delete("aws://1", props)
 
 

@@ -30,7 +30,7 @@ from scanner.fleet.tables import base, outbox, scan
 from scanner.fleet.tasks import Tasks
 from tests.scanner.fleet.console import FakeConsole, problem, served
 from tests.scanner.fleet.duties import Desk, kill, until
-from tests.scanner.fleet.fleet import ROLE, Fleet, emulated
+from tests.scanner.fleet.fleet import ROLE, Fleet
 from tests.scanner.fleet.test_admission import HERE, an_order
 from tests.scanner.fleet.test_leaving import tell
 from tests.scanner.fleet.test_sweeper import GIB, Yard
@@ -224,6 +224,10 @@ def test_what_cannot_be_cleared_is_said(emptied: Here, monkeypatch: pytest.Monke
     yard = emptied.yard
     yard.cloud.fails.add("snap-base")
     with emptied.working():
+        yard.cloud.away = True
+        refused = emptied.ask(CLEAR.model_copy(update={"id": "clear-0"}))
+        assert [(one.kind, one.problem) for one in refused.swept] == [("", "the role is refused")]
+        yard.cloud.away = False
         failed = emptied.ask(CLEAR)
         assert [(one.id, one.problem) for one in failed.swept] == [("snap-base", "not now")]
         assert "snapshots that could not be deleted yet: 1" in failed.problem
@@ -240,6 +244,23 @@ def test_what_cannot_be_cleared_is_said(emptied: Here, monkeypatch: pytest.Monke
         late = emptied.ask(CLEAR.model_copy(update={"id": "clear-3"}))
         assert "what a killed scan may have made, looked for until 15 minutes after it: 1" in late.problem
     assert set(yard.cloud.there) == {"snap-evidence"}
+
+
+def test_what_could_not_be_entered_is_no_cleared_account(here: Here) -> None:
+    """Though the ledger names nothing there: its tags were not listed, and a second time says so again."""
+    tell(here.yard, AccountIn(cloud="aws", account=HERE.account))
+    here.left()
+    sent(here.yard)
+    here.yard.sweep()
+    tell(here.yard)
+    with here.working():
+        here.yard.cloud.away = True
+        for number in range(2):
+            refused = here.ask(CLEAR.model_copy(update={"id": f"clear-{number}"}))
+            assert [one.problem for one in refused.swept] == ["the role is refused"]
+            assert refused.problem == ""
+        here.yard.cloud.away = False
+        assert here.ask(CLEAR.model_copy(update={"id": "clear-9"})).swept == ()
 
 
 def test_an_account_that_it_does_not_have(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,12 +349,6 @@ def test_a_duty_that_was_killed_in_it_does_it_again(here: Here) -> None:
 
 
 # with a console and an account as they are
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with emulated(tmp_path_factory.mktemp("aws")) as ready:
-        yield ready
 
 
 class Whole:
