@@ -259,6 +259,7 @@ def test_what_could_not_be_entered_is_no_cleared_account(here: Here) -> None:
             refused = here.ask(CLEAR.model_copy(update={"id": f"clear-{number}"}))
             assert [one.problem for one in refused.swept] == ["the role is refused"]
             assert refused.problem == ""
+            assert [str(one.error) for one in here.yard.sweep()] == ["the role is refused"], "the sweeper tries on"
         here.yard.cloud.away = False
         assert here.ask(CLEAR.model_copy(update={"id": "clear-9"})).swept == ()
 
